@@ -1,6 +1,6 @@
-"""The only place where tests look at a clock: to give up on what hangs, and to compare two costs of the same moment.
+"""The only module of the tests that reads a clock: to give up on hanging work, and to compare two costs.
 
-Nothing here returns seconds: a machine may be slow, busy or stopped for a while, and no test may depend on that.
+Nothing here returns seconds: a machine may be slow, busy or suspended, and no test may depend on that.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ from types import FrameType
 from typing import Any
 
 PATIENCE_SECONDS = 120.0
-"""How long to wait for something that never comes on a working program; far more than a slow machine needs."""
+"""How long to wait before giving up; far more than a slow machine needs."""
 
 
 def wait_for(reached: Callable[[], object], what: str, pause: float = 0.002) -> None:
-    """Ask `reached`, with `pause` seconds between, until it returns something true.
+    """Call `reached` until it returns something true, with `pause` seconds in between.
 
     Raises AssertionError if that does not happen.
     """
     end = time.monotonic() + PATIENCE_SECONDS
     while not reached():
         if time.monotonic() > end:
-            raise AssertionError(f"waited in vain for {what}")
+            raise AssertionError(f"{what} did not happen in time")
         if pause:
             time.sleep(pause)
 
 
 def count_sleeps(pid: int) -> int:
-    """Return how often a process has begun to wait: one more when a signal has woken it and it waits again.
+    """Return how often a process has begun to wait; a signal that wakes it adds one.
 
-    Where the system does not show its processes, the number grows with time.
+    On systems that do not show processes, the number grows with time.
     """
     status = Path(f"/proc/{pid}/status")
     if not status.exists():
@@ -42,24 +42,24 @@ def count_sleeps(pid: int) -> int:
 
 
 def cost_ratio(work: Callable[[], object], other: Callable[[], object], rounds: int = 2) -> float:
-    """Return how many times as much processor time of this thread `work` takes as `other`.
+    """Return the CPU time of `work` divided by that of `other`, in this thread.
 
-    Both run in turn, and the least of each counts, so that a busy moment falls on both or on neither.
+    Both run in turn and the minimum of each counts, so that a busy moment affects both or neither.
     """
     costs = [(_cost(work), _cost(other)) for _ in range(rounds)]
     return min(cost for cost, _ in costs) / max(min(cost for _, cost in costs), 1e-6)
 
 
 def cost_growth(work: Callable[[int], object], small: int, factor: int) -> float:
-    """Return how many times as much processor time `work(factor * small)` takes as `work(small)`.
+    """Return the CPU time of `work(factor * small)` divided by that of `work(small)`.
 
-    Work that grows evenly gives about `factor`, and work that grows with the square gives the square of `factor`.
+    Linear work gives about `factor`, quadratic work its square.
     """
     return cost_ratio(lambda: work(factor * small), lambda: work(small))
 
 
 def cpu_share(work: Callable[[], object]) -> float:
-    """Return the processor time of all threads while `work` runs, as a share of what a busy loop gets for as long."""
+    """Return the CPU time of all threads while `work` runs, as a share of what a busy loop gets in that time."""
     began, used = time.monotonic(), time.process_time()
     work()
     end, used = time.monotonic() + time.monotonic() - began, time.process_time() - used
@@ -70,7 +70,7 @@ def cpu_share(work: Callable[[], object]) -> float:
 
 
 def calls(work: Callable[[], object]) -> int:
-    """Return the number of functions that `work` calls in this thread, Python's own among them."""
+    """Return the number of functions that `work` calls in this thread, including Python's own."""
     count = 0
 
     def see(frame: FrameType, event: str, argument: Any) -> None:

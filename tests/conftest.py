@@ -1,4 +1,4 @@
-"""What every test shares: no traces in the user's folders, no settings from the user's environment."""
+"""Shared by all tests: no traces in the user's folders, no settings from the user's environment."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tests.inherited_signals import restore_signals
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-# Compiled kernels make first examples slow, so no deadline; the same examples on every run.
+# First examples compile kernels, so there is no deadline. Every run uses the same examples.
 settings.register_profile("everything", deadline=None, derandomize=True)
 settings.register_profile("quick", settings.get_profile("everything"), max_examples=20)
 
 
-# What a test starts inherits the signals that are ignored here: SIGHUP from nohup, SIGINT from background jobs.
+# Child processes inherit ignored signals: SIGHUP from nohup, SIGINT from background jobs.
 restore_signals()
 
 
@@ -29,7 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Say before any test is imported which tier runs."""
+    """Set the tier before any test is imported."""
     tiers.everything = bool(config.getoption("--slow"))
     settings.load_profile("everything" if tiers.everything else "quick")
 
@@ -39,7 +39,7 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is slow, except where it is named."""
+    """Deselect slow tests, except those that are named."""
     if tiers.everything or any("::" in argument for argument in config.args):
         return
     slow = [item for item in items if item.get_closest_marker("slow")]
@@ -50,13 +50,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """Run a few named files in this process, where a debugger and `print` work; all else on every processor."""
+    """Run a few named files in this process, for debuggers and `print`; otherwise use every processor."""
     return 0 if all(Path(argument.partition("::")[0]).suffix == ".py" for argument in config.args) else None
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Keep the tests of a file together, which share what a fixture made."""
+    """Keep the tests of a file together, because they share fixtures."""
     from tests.scheduling import GroupedScheduling
 
     return GroupedScheduling(config, log) if config.getoption("dist") == "loadgroup" else None
@@ -64,9 +64,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.fixture(scope="session", autouse=True)
 def private_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Models, sessions and configuration are in temporary folders; the QWCHAT_* of who runs the tests are gone.
+    """Use temporary folders for models, sessions and configuration, and remove the user's QWCHAT_* variables.
 
-    QWCHAT_SIMD stays: it is how a whole run is forced to one SIMD level.
+    QWCHAT_SIMD stays, so that a whole run can use one SIMD level.
     """
     kept = {name: value for name, value in os.environ.items() if name.startswith("QWCHAT_")}
     with pytest.MonkeyPatch.context() as patch:
@@ -83,7 +83,7 @@ def private_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
 
 @pytest.fixture(scope="session")
 def shared_qwen2() -> Path:
-    """Folder of the real Qwen2 configs and tokenizer files, where somebody put them beside the checkout."""
+    """Return the folder of the published Qwen2 configs and tokenizer files, if it is beside the checkout."""
     folder = REPOSITORY.parent / "shared" / "qwen2"
     if not folder.is_dir():
         pytest.skip("shared/qwen2 (the published Qwen2 files) is not beside this checkout")

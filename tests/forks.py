@@ -1,4 +1,4 @@
-"""What the processes share that have everything imported and fork for each program that the tests start."""
+"""Functions of the processes that import everything once and fork for each program that the tests start."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import sys
 
 
 def freeze() -> None:
-    """Prepare this process for forking: the garbage collector of a child looks at nothing of what is held now."""
+    """Prepare this process for forking: a child's garbage collector ignores all current objects."""
     sys.dont_write_bytecode = True
     gc.collect()
     gc.freeze()
 
 
 def finish() -> None:
-    """Do what the interpreter does at its end and a program may hang in: threads, exit functions, buffers."""
+    """Run the interpreter's exit steps in which a program may hang: threads, exit functions, buffers."""
     import threading
 
     threading._shutdown()  # type: ignore[attr-defined]

@@ -1,15 +1,15 @@
-"""What a process inherits from the process that starts it, and tests must not: signals that are ignored or blocked."""
+"""Ignored and blocked signals, which a process inherits and tests must not."""
 
 from __future__ import annotations
 
 import signal
 
-# Python ignores SIGPIPE itself, and subprocess gives it back to children; SIGINT raises KeyboardInterrupt here.
+# Python ignores SIGPIPE, and subprocess restores it in children; SIGINT raises KeyboardInterrupt.
 SIGNALS = (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGTSTP, signal.SIGCONT, signal.SIGCHLD)
 
 
 def restore_signals() -> None:
-    """Set the default action of the signals that `nohup`, background jobs and some CI systems ignore or block."""
+    """Restore the default action of signals that `nohup`, background jobs and some CI systems change."""
     for number in SIGNALS:
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)

@@ -1,15 +1,15 @@
-"""Which tests run in the same process where several run them: pytest-xdist asks for it."""
+"""Distribution of the tests over the processes of pytest-xdist."""
 
 from __future__ import annotations
 
 from xdist.scheduler import LoadGroupScheduling
 
-# Folders whose tests need the same kernels compiled, or the same large tokenizer.
+# Folders whose tests share compiled kernels or a large tokenizer.
 TOGETHER = ("tests/cpu/kernels/", "tests/text/")
 
 
 class GroupedScheduling(LoadGroupScheduling):
-    """Tests of a file stay together, and so do those of the folders `TOGETHER`."""
+    """Keeps the tests of a file in one process, and those of the folders in `TOGETHER`."""
 
     def _split_scope(self, nodeid: str) -> str:
         """Return the name of the group of a test."""

@@ -1,7 +1,7 @@
-"""A process that has the program imported, and forks for each start that the tests ask for.
+"""A process that has the program imported and forks for each start that a test requests.
 
-Most of what a start costs are imports. The process has one thread, so that it may fork. What a fresh interpreter does
-before the first line of the program is tested elsewhere; `needs_fresh_interpreter` tells which variables count there.
+Imports take most of the start-up time. The process has one thread, so that it may fork. Other tests cover what a new
+interpreter does before the program's first line; `needs_fresh_interpreter` tells which variables require one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tests.forks import finish, freeze
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGES = ("qwchat.chat", "qwchat.cli", "qwchat.markdown")
-# What the chat imports late.
+# Modules that the chat imports late.
 MODULES = (
     "concurrent.futures.thread",
     "platformdirs.unix",
@@ -46,7 +46,7 @@ MODULES = (
     "tests.chat.fakes",
     "tests.cli.fake_qwchat",
 )
-# The interpreter reads these before anything else runs.
+# The interpreter reads these at start.
 INTERPRETER_VARIABLES = ("PYTHON", "LC_", "LANG", "LD_", "DYLD_")
 SCRIPTED = "tests.cli.fake_qwchat:start"
 REAL = "qwchat.cli.main:main"
@@ -54,11 +54,10 @@ _LENGTH = struct.Struct("!I")
 
 
 class Program:
-    """A program that a starter began.
+    """A program that a starter runs.
 
     Attributes:
-        pid: number of the process, which is the first of a session of its own.
-        exitstatus: its exit code; None while it runs, and where a signal ended it.
+        pid: process number; the process leads its own session.
         signalstatus: number of the signal that ended it.
     """
 
@@ -69,13 +68,13 @@ class Program:
         self.pid = int(self._reply.readline())
 
     def isalive(self) -> bool:
-        """Return whether the process has not ended yet."""
+        """Return True if the process has not ended."""
         if self._status is None and select.select([self._reply], [], [], 0)[0]:
             self.wait()
         return self._status is None
 
     def wait(self) -> int:
-        """Wait for the end of the process. Returns its exit code; -N where signal N ended it."""
+        """Wait for the end of the process. Return its exit code, or -N if signal N ended it."""
         if self._status is None:
             self._status = int(self._reply.readline())
             self._reply.close()
@@ -89,13 +88,13 @@ class Program:
 
     @property
     def exitstatus(self) -> int | None:
-        """The exit code of a process that was waited for; None where a signal ended it."""
+        """Exit code of a finished process; None if a signal ended it."""
         ended = self._status is not None and os.WIFEXITED(self._status)
         return os.WEXITSTATUS(self._status) if ended and self._status is not None else None
 
 
 class Starter:
-    """The forking process, seen from the tests. It ends with the process that made it."""
+    """The forking process, seen from the tests. It ends with its parent process."""
 
     def __init__(self) -> None:
         self._asking = threading.Lock()
@@ -112,7 +111,7 @@ class Starter:
         atexit.register(self.close)
 
     def close(self) -> None:
-        """End the process; programs that still run are left alone."""
+        """End the process; programs that still run are not affected."""
         self._control.close()
         self._process.wait()
 
@@ -129,12 +128,12 @@ class Starter:
         """Start the program.
 
         Args:
-            words: its arguments.
-            variables: its whole environment.
-            folder: its working folder.
-            streams: descriptors of its standard input, output and error; they stay open here.
-            entry: `SCRIPTED`, whose model is scripted, or `REAL`, which has the engine.
-            terminal: whether standard input is the terminal that controls it.
+            words: arguments.
+            variables: the whole environment.
+            folder: working folder.
+            streams: descriptors of standard input, output and error; they stay open here.
+            entry: `SCRIPTED` for the scripted model, or `REAL` for the engine.
+            terminal: True if standard input is its controlling terminal.
         """
         request = {"words": [*words], "variables": {**variables}, "folder": str(folder), "entry": entry}
         body = json.dumps(request | {"terminal": terminal}).encode()
@@ -147,7 +146,7 @@ class Starter:
 
 @functools.cache
 def starter() -> Starter:
-    """Return the starter of this process, which is started now if it was not."""
+    """Return the starter of this process, which is started on first use."""
     return Starter()
 
 
@@ -159,13 +158,13 @@ def run_to_end(
     *,
     entry: str = SCRIPTED,
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run the program to its end, outside any terminal.
+    """Run the program to its end, without a terminal.
 
     Args:
-        words: its arguments.
-        variables: its whole environment.
-        given: what is on its standard input.
-        seconds: how long to wait. Raises TimeoutExpired after that, with the program killed.
+        words: arguments.
+        variables: the whole environment.
+        given: content of standard input.
+        seconds: time limit; then the program is killed and TimeoutExpired raised.
         entry: see `Starter.start`.
     """
     pipes = [os.pipe() for _ in range(3)]
@@ -200,12 +199,12 @@ def run_to_end(
 
 
 def needs_fresh_interpreter(variables: Mapping[str, str]) -> bool:
-    """Return whether some variables only count where a fresh interpreter starts."""
+    """Return True if a variable takes effect only in a new interpreter."""
     return any(name.startswith(INTERPRETER_VARIABLES) for name in variables)
 
 
 def serve(control: socket.socket) -> None:
-    """Fork for each request until the tests are gone; tell of each program its number and then its status."""
+    """Fork for each request until the tests end; report each program's number, and later its status."""
     import_everything()
     freeze()
     reader, writer = os.pipe()
@@ -239,7 +238,7 @@ def serve(control: socket.socket) -> None:
 
 
 def import_everything() -> None:
-    """Import what a start of the chat imports, and no compiler."""
+    """Import what a chat imports at start, without the compiler."""
     names = [*PACKAGES, *MODULES]
     for name in PACKAGES:
         package = importlib.import_module(name)
@@ -270,7 +269,7 @@ def _send(reply: socket.socket, number: int) -> None:
 
 
 def _run_program(request: dict[str, Any], descriptors: Sequence[int]) -> NoReturn:
-    """The whole life of a program."""
+    """Run a program in a forked process."""
     code: Any = 1
     try:
         os.setsid()
@@ -294,7 +293,7 @@ def _run_program(request: dict[str, Any], descriptors: Sequence[int]) -> NoRetur
 
 
 def _redirect(descriptors: Sequence[int], *, terminal: bool) -> None:
-    """Make the first three descriptors the standard streams, as the interpreter does at its start."""
+    """Make the first three descriptors the standard streams, as the interpreter does at start."""
     if terminal:
         fcntl.ioctl(descriptors[0], termios.TIOCSCTTY, 0)
     for number, descriptor in enumerate(descriptors[:3]):

@@ -71,7 +71,7 @@ def test_a_follow_up_evaluates_only_new_tokens(model: qwchat.Model) -> None:
     first = reply(model, ASK, settings=GREEDY, max_tokens=20)
     turns: list[Message] = [*ASK, {"role": "assistant", "content": first.text, "token_ids": first.token_ids}]
     follow = reply(model, [*turns, {"role": "user", "content": "the other"}], max_tokens=5)
-    # Cut off by its length, a reply's last token was never read; all before it were.
+    # The last token of a reply that reached its limit was not evaluated; all others were.
     unread = 1 if first.finish_reason == "length" else 0
     assert follow.stats.cached_tokens == first.stats.prompt_tokens + len(first.token_ids) - unread
     again = reply(model, ASK, settings=GREEDY, max_tokens=20)
@@ -121,7 +121,7 @@ def test_a_snapshot_saves_the_prefill(model: qwchat.Model, tmp_path: Path, kv: s
 
 
 def cut_after(model: qwchat.Model, tokens: int, **options: object) -> Done:
-    """A reply that is cancelled after so many tokens."""
+    """Return a reply that is cancelled after this many tokens."""
     count = 0
 
     def cancel() -> bool:
@@ -144,7 +144,7 @@ def unfinished(done: Done) -> list[Message]:
 def test_a_cancelled_reply_is_continued_to_the_same_end(model: qwchat.Model, speculate: bool) -> None:
     settings = SamplingParams(temperature=1.2, repeat_penalty=1.1, frequency_penalty=0.2)
     whole = reply(model, ASK, settings=settings, seed=9, max_tokens=60)
-    held = whole.text[30:33]  # a stop string whose beginning is held back again and again
+    held = whole.text[30:33]  # a stop string whose beginning is held back repeatedly
     stopped = reply(model, ASK, settings=settings, seed=9, max_tokens=60, stop=[held])
     split = 0
     for tokens in range(1, len(stopped.token_ids)):
@@ -303,7 +303,7 @@ def test_a_new_engine_takes_over_the_cached_tokens(checkpoint: Path) -> None:
             expected = reply(other, talk, settings=HOT, seed=8, max_tokens=40)
         assert model.reconfigure(threads=1, context=400) == 0
         assert (model.threads, model.context, model.kv, model.cached_context.length) == (1, 400, "f32", held)
-        assert model.reevaluation_seconds > 0  # the next snapshot is decided by it
+        assert model.reevaluation_seconds > 0  # decides about the next snapshot
         second = reply(model, talk, settings=HOT, seed=8, max_tokens=40)
         assert second.text == expected.text
         assert second.stats.cached_tokens == held

@@ -1,4 +1,4 @@
-"""Characters that are made visible, and those that belong to writing and stay."""
+"""Characters that are made visible, and those that scripts need and keep."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from qwchat.characters import UNSAFE_CHARACTERS, StreamSanitiser, escape_json, sanitise, show_code_points
 
-# Format characters that are drawn, or place hieroglyphs.
+# Format characters that are visible or position hieroglyphs.
 DRAWN = {*range(0x600, 0x606), 0x6DD, 0x70F, 0x890, 0x891, 0x8E2, 0x110BD, 0x110CD, *range(0x13430, 0x13440)}
 WALES = "\U0001f3f4\U000e0067\U000e0062\U000e0077\U000e006c\U000e0073\U000e007f"
 PIECES = [
@@ -33,7 +33,7 @@ def test_every_control_and_format_character_is_made_visible() -> None:
 
 @pytest.mark.parametrize(
     "character",
-    # Invisible, though their categories say letter, mark or nothing.
+    # Invisible, although their category is letter, mark or none.
     [
         "\u034f",
         "\u115f",
@@ -77,7 +77,7 @@ def test_invisible_characters_that_a_script_needs_stay(text: str) -> None:
         ("soft\xadhyphen", "soft<AD>hyphen"),
         ("pass\u200dword", "pass<200D>word"),
         ("a\u200b\u200c\u200d", "a<200B><200C><200D>"),
-        ("👍\ufe0f\ufe0f\ufe01", "👍\ufe0f<FE0F><FE01>"),  # more than one selects nothing, and may spell a text
+        ("👍\ufe0f\ufe0f\ufe01", "👍\ufe0f<FE0F><FE01>"),  # more than one is meaningless and could hide a text
         ("👩\u200d\u200d", "👩\u200d<200D>"),
         ("\U0001f3f4" + "\U000e0061" * 9, "\U0001f3f4" + "\U000e0061" * 7 + "<E0061>" * 2),
         ("a\U000e0061\U000e0041", "a<E0061><E0041>"),

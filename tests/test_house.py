@@ -1,4 +1,4 @@
-"""The rules of the house that a program can check."""
+"""Rules of the project that a program can check."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_slow_tests_and_tiers(pytestconfig: pytest.Config) -> None:
 
 
 def test_no_source_has_a_branch_for_windows() -> None:
-    """The program takes file locks, forks and sets up terminals as POSIX does: Linux and macOS run it."""
+    """Linux and macOS share the file locks, forks and terminals of POSIX."""
     foreign = re.compile(r"""["']win32["']|os\.name\b|msvcrt|winreg|prompt_toolkit\.(?:in|out)put\.win""")
     found = [
         f"{file.relative_to(REPOSITORY)}:{number}"

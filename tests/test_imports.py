@@ -1,4 +1,4 @@
-"""No module of the two packages imports itself through others: not within a folder, and not inside a function."""
+"""No circular imports in the two packages: not within a folder, and not inside functions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def modules(root: Path) -> dict[str, Path]:
 
 
 def executed(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield `node` and what is below it, without what stands under `if TYPE_CHECKING`."""
+    """Yield `node` and its descendants, without those under `if TYPE_CHECKING`."""
     yield node
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.If) and ast.unparse(child.test).rpartition(".")[2] == "TYPE_CHECKING":
@@ -35,10 +35,10 @@ def executed(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def imports(name: str, source: str, known: Mapping[str, Path]) -> set[str]:
-    """Return the modules among `known` that module `name` imports, anywhere in it, by statements or by their names.
+    """Return the modules in `known` that module `name` imports, by statements or by their names.
 
-    `from package import module` is an import of the module, not of the package: a package's own file is loaded before
-    each of its modules in any case. A module is imported by its name where a text like "qwchat.cli.chat:run" names it.
+    `from package import module` imports the module, not the package: the package's own file is loaded first in any
+    case. A string such as "qwchat.cli.chat:run" counts as an import.
     """
     found: set[str] = set()
     tree = ast.parse(source)
@@ -56,7 +56,7 @@ def imports(name: str, source: str, known: Mapping[str, Path]) -> set[str]:
 
 
 def circle(graph: Mapping[str, set[str]]) -> list[str]:
-    """Return the modules of a circle of imports, the first one again at its end; empty if there is no circle."""
+    """Return the modules of a circular import, with the first one repeated at the end, or an empty list."""
     try:
         graphlib.TopologicalSorter(graph).prepare()
     except graphlib.CycleError as error:
@@ -65,7 +65,7 @@ def circle(graph: Mapping[str, set[str]]) -> list[str]:
 
 
 def circles(graph: Mapping[str, set[str]]) -> list[str]:
-    """Return one circle after the other, as "a -> b -> a"; of each one import is left out to find the next."""
+    """Return all circular imports as "a -> b -> a"; one import of each is ignored to find the next."""
     left = {name: set(imported) for name, imported in graph.items()}
     found = []
     while round_trip := circle(left):
@@ -77,7 +77,7 @@ def circles(graph: Mapping[str, set[str]]) -> list[str]:
 def test_no_module_imports_itself_through_others() -> None:
     known = modules(REPOSITORY)
     graph = {name: imports(name, file.read_text("utf-8"), known) for name, file in known.items()}
-    assert "qwchat.cli.chat" in graph["qwchat.cli.app"], "commands are imported by their names"
+    assert "qwchat.cli.chat" in graph["qwchat.cli.app"], "commands are imported by name"
     assert "qwchat.cli.app" in graph["qwchat.cli.main"], "imports within functions count"
     assert circles(graph) == []
 

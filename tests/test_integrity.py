@@ -1,4 +1,4 @@
-"""The check of a model in the background of its first use, and the record of those that were found intact."""
+"""The background check of a model at its first use, and the record of intact models."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def model(made: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the record of this test is kept."""
+    """Return the path of the record of this test."""
     path = tmp_path / "cache" / "verification" / "intact"
     monkeypatch.setattr(integrity, "record_path", lambda: path)
     return path
@@ -45,7 +45,7 @@ def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The sizes of all pieces that are read of weights.bin."""
+    """Return a list that collects the sizes of all reads of weights.bin."""
     sizes: list[int] = []
     read = os.pread
 
@@ -77,7 +77,7 @@ def test_an_intact_model_is_read_once(model: Path, reads: list[int]) -> None:
     assert checked(model).intact
     assert sum(reads) == total
     again = Integrity(open_model(model))
-    assert again.intact, "known before anything is started"
+    assert again.intact, "known before the check starts"
     again.start()
     assert (again.wait(0), again.total_bytes, sum(reads)) == (True, 0, total)
 
@@ -202,7 +202,7 @@ def test_the_record_is_private_and_bounded(model: Path, record: Path) -> None:
 
 
 def hostile(record: Path) -> Iterator[None]:
-    """Records that are not to be believed, one after the other, each with the line that would spare the check."""
+    """Create untrustworthy records one after the other, each with the line that would skip the check."""
     text = record.read_text()
     record.chmod(0o666)
     yield

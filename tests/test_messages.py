@@ -1,4 +1,4 @@
-"""Messages name arguments, and the place where they are read spells them: `--ctx 4096`, `/set ctx 4096`."""
+"""Messages name arguments; their reader sees `--ctx 4096` or `/set ctx 4096`."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tests.starter import REAL, run_to_end
 from tests.test_house import REPOSITORY
 
 FLAG = re.compile(r"(?<![\w-])--(?:[a-z]|$)")
-# What may spell a flag, and why.
+# Files that may contain a flag, and why.
 SURFACES = {
     "qwchat/cli/": "the command line",
     "qwchat/settings/specs.py": "the one table that gives each setting its flag",
     "qwchat/chat/commands/turn_commands.py": "/retry and /edit of the chat take options of their own",
 }
-# What may ask the table for a flag, and why.
+# Files that may ask the table for a flag, and why.
 ASKING = {
     "qwchat/settings/resolve.py": "reads the flags of the command line, and keeps where each value came from",
     "qwchat/chat/chat_settings.py": "tells a person at the chat how to start the program",
@@ -32,7 +32,7 @@ ASKING = {
 
 
 def sources() -> Iterator[tuple[str, ast.Module]]:
-    """Yield the path within the repository and the syntax tree of each file that may name no flag."""
+    """Yield path and syntax tree of each file that must not name a flag."""
     for folder in ("quant", "qwchat"):
         for file in sorted((REPOSITORY / folder).rglob("*.py")):
             name = file.relative_to(REPOSITORY).as_posix()
@@ -41,7 +41,7 @@ def sources() -> Iterator[tuple[str, ast.Module]]:
 
 
 def flags_in(tree: ast.Module) -> list[tuple[int, str]]:
-    """Return line and text of the literals that name a flag, or begin one; docstrings are none."""
+    """Return line and text of literals that contain or begin a flag, without docstrings."""
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     docstrings = {
         id(statement.value)
@@ -49,7 +49,7 @@ def flags_in(tree: ast.Module) -> list[tuple[int, str]]:
         for statement in (node.body if isinstance(node, documented) else [])
         if isinstance(statement, ast.Expr)
     }
-    # A literal "--" alone is a test for a flag; in front of a value in an f-string it begins one.
+    # A lone "--" tests for a flag; before a value in an f-string it begins one.
     begun = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
     return [
         (node.lineno, node.value)
@@ -89,7 +89,7 @@ def test_flags_are_found(source: str, named: bool) -> None:
 
 
 def help_of(*command: str) -> str:
-    """Return what `qwchat COMMAND --help` prints, on a wide screen and without colours."""
+    """Return the output of `qwchat COMMAND --help` on a wide terminal without colours."""
     environment = {"COLUMNS": "200", "TERM": "dumb", "PATH": "", "NO_COLOR": "1"}
     done = run_to_end([*command, "--help"], environment, entry=REAL)
     assert done.returncode == 0, done.stderr
@@ -97,12 +97,12 @@ def help_of(*command: str) -> str:
 
 
 def options_in(text: str) -> set[str]:
-    """Return the long options named in a text, without --help."""
+    """Return the long options in a text, without --help."""
     return set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) - {"--help"}
 
 
 def test_every_argument_in_a_message_has_a_flag() -> None:
-    """A message that mentions an argument which no flag sets would name a flag that does not exist."""
+    """Otherwise the message would name a flag that does not exist."""
     mentioned = {
         node.args[0].value
         for folder in ("quant", "qwchat")

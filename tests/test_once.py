@@ -1,4 +1,4 @@
-"""What exists once stays once: calls, environment variables and numbers that one module keeps for all."""
+"""Calls, environment variables and numbers that only one module may contain."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parent.parent
 OPERATORS = {ast.LShift: operator.lshift, ast.Pow: operator.pow, ast.Sub: operator.sub, ast.Add: operator.add}
 KEEPERS = {
-    "mkstemp": "quant/safe_files.py",  # Replacing a file as a whole.
+    "mkstemp": "quant/safe_files.py",  # Replacing a file atomically.
     "NamedTemporaryFile": "quant/safe_files.py",
-    "geteuid": "quant/safe_files.py",  # Whether a file is private.
+    "geteuid": "quant/safe_files.py",  # Checking that a file is private.
     "S_IWOTH": "quant/safe_files.py",
     "sched_getaffinity": "quant/machine.py",
     "cpu_count": "quant/machine.py",
 }
-"""Name of an attribute or import -> the only module that uses it."""
+"""Attribute or import -> the only module that may use it."""
 WORDS = {
     "VISUAL": "qwchat/chat/editor/external_editor.py",
     "EDITOR": "qwchat/chat/editor/external_editor.py",
@@ -30,14 +30,14 @@ WORDS = {
     "kB": "quant/units.py",
     "GB": "quant/units.py",
 }
-"""Text of a constant, as a whole -> the only module that has it."""
+"""String constant -> the only module that may contain it."""
 NUMBERS = {2**64, 2**64 - 1, 2**31, 2**31 - 1, 128 << 20}
-"""Limits of `qwchat.limits` that no other number happens to be."""
+"""Limits of `qwchat.limits` that do not equal other numbers."""
 
 
 @cache
 def parsed(folder: str) -> list[tuple[str, ast.Module]]:
-    """Each source file below `folder` with its syntax tree."""
+    """Return each source file below `folder` with its syntax tree."""
     files = sorted((REPOSITORY / folder).rglob("*.py"))
     return [(file.relative_to(REPOSITORY).as_posix(), ast.parse(file.read_text(encoding="utf-8"))) for file in files]
 
@@ -47,7 +47,7 @@ def sources(*folders: str) -> list[tuple[str, ast.Module]]:
 
 
 def value_of(node: ast.AST) -> int | None:
-    """The integer that a constant expression such as 2**64 - 1 or 1 << 20 stands for."""
+    """Return the integer of a constant expression such as 2**64 - 1 or 1 << 20, or None."""
     if isinstance(node, ast.Constant) and type(node.value) is int:
         return node.value
     if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
@@ -83,7 +83,7 @@ def test_each_constant_is_used_in_one_module(word: str) -> None:
 
 @pytest.mark.slow
 def test_sizes_are_formatted_in_one_module() -> None:
-    """A unit right behind a value that a message is made of, as in f"{size >> 20} MiB"."""
+    """Find a unit right after a value in a message, such as f"{size >> 20} MiB"."""
     strays = []
     for file, tree in sources("qwchat", "quant"):
         for node in (node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)):
@@ -91,7 +91,7 @@ def test_sizes_are_formatted_in_one_module() -> None:
                 first = str(getattr(text, "value", "")).split()[:1] if isinstance(value, ast.FormattedValue) else []
                 if first and first[0].strip(",.;:()") in ("kB", "MB", "GB", "TB", "KiB", "MiB", "GiB"):
                     strays.append(f"{file}:{node.lineno}")
-    # What a terminal takes is rounded down, so that the hint does not promise too much.
+    # The hint rounds the limit of a terminal down.
     assert [
         stray for stray in strays if not stray.startswith(("quant/units.py", "qwchat/chat/view/clipboard.py"))
     ] == []
@@ -126,7 +126,7 @@ def test_no_two_modules_define_the_same_limit() -> None:
 
 
 def test_no_module_re_exports_a_name() -> None:
-    """`from a import b as b` gives a name two homes; it is imported from where it is."""
+    """Import each name from the module that defines it, never with `from a import b as b`."""
     strays = [
         f"{file}:{node.lineno}"
         for file, tree in sources("qwchat", "quant")

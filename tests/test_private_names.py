@@ -1,4 +1,4 @@
-"""Private parts of other people's libraries are used in one module per library, which has a test of its own."""
+"""Private parts of libraries are used in one module per library, which has its own test."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KEPT_IN = {
 }
 """Library -> the module that may use its private parts; tests/test_LIBRARY.py checks that they are there."""
 BY_NAME = {"_loaded_strings": "prompt_toolkit", "_tokens": "pygments", "_runtime_param": "typer", "_getvalue": "numba"}
-"""Private attributes by name, where the source does not say whose they are."""
+"""Private attributes whose library the source does not show."""
 DOCUMENTED = {
     "prompt_toolkit": (
         *("application", "auto_suggest", "buffer", "completion", "document", "enums", "filters", "formatted_text"),
@@ -26,11 +26,11 @@ DOCUMENTED = {
         *("shortcuts", "styles", "validation", "widgets"),
     )
 }
-"""Library -> the modules that its reference describes, for one whose names do not tell."""
+"""Library -> its documented modules, if their names do not tell."""
 UNDOCUMENTED_ATTRIBUTES = {"cpr_not_supported_callback": "prompt_toolkit", "input_queue": "prompt_toolkit"}
 NAMED_TUPLE = {"_replace", "_asdict", "_fields", "_make"}
 
-Finding = tuple[int, str, str]  # line, library, what is used
+Finding = tuple[int, str, str]  # line, library, use
 
 
 def is_private(name: str) -> bool:
@@ -38,7 +38,7 @@ def is_private(name: str) -> bool:
 
 
 def defined_attributes(tree: ast.AST) -> set[str]:
-    """Attributes that the file itself gives to its objects."""
+    """Return the attributes that the file itself defines on its objects."""
     stored = {
         node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
     }
@@ -58,13 +58,13 @@ def is_library(name: str) -> bool:
 
 
 def is_documented(node: ast.Import | ast.ImportFrom, name: str) -> bool:
-    """Whether an import of `name` is from a module that its library describes."""
+    """Return True if `name` is imported from a documented module of its library."""
     library, _, module = ((node.module or "") if isinstance(node, ast.ImportFrom) else name).partition(".")
     return not module or module in DOCUMENTED[library]
 
 
 def imported_names(tree: ast.AST) -> dict[str, str]:
-    """Name in the file -> the library that it was imported from."""
+    """Return the library of each imported name in the file."""
     found = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
@@ -79,14 +79,14 @@ def imported_names(tree: ast.AST) -> dict[str, str]:
 
 
 def root_of(node: ast.AST) -> str:
-    """The name that a chain of attributes, subscripts and calls begins with."""
+    """Return the name at the start of a chain of attributes, subscripts and calls."""
     while isinstance(node, ast.Attribute | ast.Subscript | ast.Call):
         node = node.func if isinstance(node, ast.Call) else node.value
     return node.id if isinstance(node, ast.Name) else ""
 
 
 def uses(source: str) -> Iterator[Finding]:
-    """What `source` uses of the private parts of libraries: imports, attributes, and assignments into them."""
+    """Yield the uses of private parts of libraries in `source`: imports, attributes, and assignments to them."""
     tree = ast.parse(source)
     own, imported = defined_attributes(tree), imported_names(tree)
     texts = {
@@ -127,11 +127,11 @@ def uses(source: str) -> Iterator[Finding]:
 
 
 def pinned_to_a_minor_version() -> set[str]:
-    """The dependencies whose minor version pyproject.toml fixes, as in >=0.68.1,<0.69."""
+    """Return the dependencies that pyproject.toml pins to a minor version, such as >=0.68.1,<0.69."""
     text = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
     found = re.findall(r'^    "([\w-]+)>=(\d+)\.(\d+)[\d.]*,<(\d+)\.(\d+)"', text, re.MULTILINE)
     pinned = {name for name, *version, top, end in found if [top, str(int(end) - 1)] == version}
-    return pinned | ({"llvmlite"} if "numba" in pinned else set())  # Numba pins it.
+    return pinned | ({"llvmlite"} if "numba" in pinned else set())  # Numba pins its version.
 
 
 @pytest.mark.slow
@@ -151,7 +151,7 @@ def test_private_parts_are_used_in_one_module_per_library() -> None:
 @pytest.mark.parametrize("library", KEPT_IN)
 def test_each_module_of_private_parts_has_a_test_and_a_reason(library: str) -> None:
     source = (REPOSITORY / KEPT_IN[library]).read_text(encoding="utf-8")
-    assert [found for found in uses(source) if found[1] == library], "nothing private is left: move it"
+    assert [found for found in uses(source) if found[1] == library], "it uses nothing private: remove the entry"
     assert (REPOSITORY / "tests" / f"test_{library}.py").exists()
     assert f"tests/test_{library}.py" in source
 

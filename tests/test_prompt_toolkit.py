@@ -1,4 +1,4 @@
-"""What `qwchat.chat.editor.toolkit` takes for granted of prompt-toolkit: private names and undescribed modules."""
+"""Assumptions of `qwchat.chat.editor.toolkit` about prompt-toolkit: private names, undocumented modules."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def keys() -> Iterator[PipeInput]:
 
 def test_a_registered_sequence_is_read_as_its_key(keys: PipeInput, monkeypatch: pytest.MonkeyPatch) -> None:
     sequence = "\x1b[99;9u"
-    monkeypatch.setitem(ANSI_SEQUENCES, sequence, Keys.Ignore)  # So that it is gone afterwards.
+    monkeypatch.setitem(ANSI_SEQUENCES, sequence, Keys.Ignore)  # Remove it afterwards.
     toolkit.map_sequences([sequence], Keys.F24)
     keys.send_text(sequence)
     assert [press.key for press in keys.read_keys()] == [Keys.F24]
@@ -82,7 +82,7 @@ def test_a_binding_sees_pending_keys(keys: PipeInput) -> None:
 
 def test_an_application_exits_once(keys: PipeInput) -> None:
     session: PromptSession[str] = PromptSession(input=keys, output=DummyOutput())
-    toolkit.exit_with(session.app, EOFError)  # It does not run: nothing happens.
+    toolkit.exit_with(session.app, EOFError)  # Not running, so nothing happens.
 
     def end_twice() -> None:
         toolkit.exit_with(session.app, EOFError)

@@ -1,4 +1,4 @@
-"""What `qwchat.markdown.lexing` takes for granted of Pygments: the tables and states that the library keeps private."""
+"""Assumptions of `qwchat.markdown.lexing` about Pygments: private tables and states."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def regex_lexer(language: str) -> Any:
 
 @pytest.mark.parametrize("language", SAMPLES)
 def test_the_tables_of_a_lexer(language: str) -> None:
-    """Each state lists (match, action, new state), with `match` bound to a pattern."""
+    """Find (match, action, new state) in each state, with `match` bound to a pattern."""
     tables = regex_lexer(language)._tokens
     assert "root" in tables
     for rules in tables.values():

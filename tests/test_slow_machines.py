@@ -1,4 +1,4 @@
-"""No test depends on how fast the machine is, nor on what the process that starts the tests ignores."""
+"""No test depends on the speed of the machine, or on signals that its parent process ignores."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ FILES = sorted(path for path in TESTS.rglob("*.py") if path.name != "clocks.py")
 CLOCKS = {"time", "monotonic", "perf_counter", "process_time", "thread_time", "times", "getrusage"}
 CLOCKS |= {f"{name}_ns" for name in CLOCKS}
 CALL = re.compile(rf"\b(time|os|resource)\s*\.\s*({'|'.join(CLOCKS)})\s*\(")
-# The stopwatch of a benchmark is compared with a clock of the same run: true on any machine.
+# A benchmark's stopwatch is compared with a clock of the same run, which holds on any machine.
 EXCEPTIONS = {"benchmarks/test_startup.py"}
-# Sleeps that are meant: what the program does with time that passes, and work that never ends by itself.
+# Intended sleeps: tests of elapsed time, and endless work.
 SLEEPS = {
     "chat/editor/test_stopping.py": 1,
     "quant/native/test_object_store.py": 1,
@@ -30,7 +30,7 @@ CHILD = "import signal; print(*(n for n in signal.Signals if signal.getsignal(n)
 
 
 def calls_a_clock(node: ast.AST) -> bool:
-    """Return whether a node is a call such as `time.monotonic()`."""
+    """Return True if a node is a call such as `time.monotonic()`."""
     if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
         return False
     owner = node.func.value
@@ -46,12 +46,12 @@ def within(tree: ast.AST) -> Iterator[ast.AST]:
 
 
 def reads_a_clock(tree: ast.AST, names: Set[str]) -> bool:
-    """Return whether an expression calls a clock or uses one of the names that hold what a clock said."""
+    """Return True if an expression calls a clock or uses one of the names of clock readings."""
     return any(calls_a_clock(node) or (isinstance(node, ast.Name) and node.id in names) for node in within(tree))
 
 
 def names_of_readings(tree: ast.AST, known: Set[str] = frozenset()) -> set[str]:
-    """Return `known`, the names of variables that hold readings of clocks, and of functions that return them."""
+    """Return `known` plus the variables that hold clock readings and the functions that return them."""
     names = set(known)
     while True:
         before = len(names)
@@ -69,21 +69,21 @@ def names_of_readings(tree: ast.AST, known: Set[str] = frozenset()) -> set[str]:
 
 
 def is_comparison_of_costs(test: ast.expr, names: Set[str]) -> bool:
-    """Return whether an assertion compares two costs: readings by name on both sides, and no clock of its own."""
+    """Return True if an assertion compares two costs: named readings on both sides, no call of a clock."""
     if not isinstance(test, ast.Compare) or any(map(calls_a_clock, ast.walk(test))):
         return False
     return all(reads_a_clock(side, names) for side in (test.left, *test.comparators))
 
 
 def assertions_on_clocks(source: str) -> list[int]:
-    """Return the lines of a test file that assert something about a reading of a clock, other than two costs."""
+    """Return the lines of a test file that assert something about a clock reading, except comparisons of costs."""
     if not CALL.search(source):
         return []
     body = ast.parse(source).body
     scopes = [node for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
     top = ast.Module([node for node in body if node not in scopes], [])
     shared = names_of_readings(top)
-    for _ in scopes:  # A function may return what another one does.
+    for _ in scopes:  # A function may return the reading of another one.
         shared |= {scope.name for scope in scopes if scope.name in names_of_readings(scope, shared)}
     found = []
     for scope in (top, *scopes):
@@ -95,7 +95,7 @@ def assertions_on_clocks(source: str) -> list[int]:
 
 
 def impatient_guards(source: str) -> list[int]:
-    """Return the lines that wait for a process or thread with a number of their own instead of PATIENCE_SECONDS."""
+    """Return the lines that wait for a process or thread with another timeout than PATIENCE_SECONDS."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call):
@@ -103,12 +103,12 @@ def impatient_guards(source: str) -> list[int]:
             if isinstance(node.func, ast.Attribute) and node.func.attr in ("wait", "join"):
                 waits += node.args[:1]
             numbers = [each for each in waits if isinstance(each, ast.Constant) and isinstance(each.value, float | int)]
-            found += [each.lineno for each in numbers if each.value]  # 0 asks and does not wait.
+            found += [each.lineno for each in numbers if each.value]  # 0 checks without waiting.
     return found
 
 
 def fixed_sleeps(source: str) -> list[int]:
-    """Return the lines that sleep for a number of seconds, other than between two looks at what is waited for."""
+    """Return the lines that sleep for a fixed time, except between two checks of a condition."""
     found: list[int] = []
 
     def look(node: ast.AST, *, waiting: bool) -> None:
@@ -165,7 +165,7 @@ def test_comparisons_of_costs_are_allowed() -> None:
 
 def test_waiting_ends_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.clocks.PATIENCE_SECONDS", 0.01)
-    with pytest.raises(AssertionError, match="waited in vain for Godot"):
+    with pytest.raises(AssertionError, match="Godot did not happen in time"):
         wait_for(lambda: False, "Godot")
 
 
@@ -188,6 +188,6 @@ def test_children_do_not_inherit_ignored_signals(names: tuple[str, ...]) -> None
         check=True,
     )
     ignored, blocked = ran.stdout.splitlines()
-    # Python ignores these two in every process of its own.
+    # Python ignores these two itself.
     assert set(ignored.split()) <= {str(int(signal.SIGPIPE)), str(int(getattr(signal, "SIGXFSZ", 0)))}
     assert blocked == "[]"

@@ -1,4 +1,4 @@
-"""What `qwchat.cli.typer_internals` takes for granted of Typer and of the Click in it."""
+"""Assumptions of `qwchat.cli.typer_internals` about Typer and the Click in it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_arguments_are_converted() -> None:
         (("take", "--number", "x"), "'x' is not a whole number", "program take"),
         (("take", "--kind", "z"), "'z' is not one of x, y", "program take"),
         (("take", "--no-such"), "--no-such", "program take"),
-        (("take", "--number"), "--number", None),  # Typer does not say which command an option without a value is of.
+        (("take", "--number"), "--number", None),  # Typer does not name the command of an option without a value.
         (("take", "extra"), "(extra)", "program take"),
     ],
 )

@@ -1,7 +1,7 @@
-"""The two tiers of the tests: what a person waits for, and everything.
+"""The two tiers of the tests: quick and complete.
 
-What takes long is marked `slow`. Where one test repeats the same thing often, the quick tier repeats it less often:
-`count` gives the number, and `some` the cases.
+Long tests are marked `slow`. A test that repeats the same thing does so less often in the quick tier: `count` returns
+the number of repetitions, and `some` the cases.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import TypeVar
 Case = TypeVar("Case")
 
 everything = False
-"""Whether the slow tests run, too. Set before the tests are imported."""
+"""True if the slow tests run too; set before the tests are imported."""
 
 
 def count(full: int, few: int) -> int:
-    """Return how often a test repeats what it does: `full` where the slow tests run, too, and else `few`."""
+    """Return the number of repetitions: `full` with the slow tests, otherwise `few`."""
     return full if everything else few
 
 
 def some(cases: Iterable[Case], every: int) -> list[Case]:
-    """Return all cases where the slow tests run, too, and else one of `every` in turn."""
+    """Return all cases with the slow tests, otherwise one in `every`."""
     return [*cases][:: 1 if everything else every]

@@ -1,6 +1,6 @@
-"""Find constructions that plain English does without: `python -m tests.wording PATH...` lists them.
+"""Find constructions that plain English does not need: `python -m tests.wording PATH...` lists them.
 
-CONTRIBUTING.md has the rules. Strings, docstrings and comments of Python files are read, and Markdown files whole.
+CONTRIBUTING.md has the rules. In Python files it checks strings, docstrings and comments, in Markdown files all lines.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _docstrings(source: str) -> Iterator[tuple[int, str]]:
 
 
 def findings(path: Path) -> Iterator[str]:
-    """Yield what is wrong with a file as `path:line: construction (remedy)`."""
+    """Yield the findings of a file as `path:line: construction (remedy)`."""
     source = path.read_text(encoding="utf-8")
     rules = BANNED | (ONLY_PYTHON if path.suffix == ".py" else {})
     for line, text in _texts(path, source):

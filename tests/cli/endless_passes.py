@@ -1,6 +1,6 @@
-"""The command line with passes that only a stop ends: `python endless_passes.py ARGUMENTS`.
+"""The command line with forward passes that run until they are stopped: `python endless_passes.py ARGUMENTS`.
 
-The file that ENDLESS_STARTED names appears when the first pass runs.
+The file named by ENDLESS_STARTED is created when the first pass runs.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The command line with a scripted model in place of the engine: `python fake_qwchat.py ARGUMENTS`.
+"""The command line with a scripted model instead of the engine: `python fake_qwchat.py ARGUMENTS`.
 
-QWCHAT_FAKE holds the fields of FakeModel as JSON; `load_seconds` makes loading take its time, `load_error` names a
-built-in exception that loading raises. The file that QWCHAT_FAKE_STARTED names appears when the program begins.
+QWCHAT_FAKE holds the fields of FakeModel as JSON; `load_seconds` delays loading, and `load_error` names a built-in
+exception that loading raises. The file named by QWCHAT_FAKE_STARTED is created when the program begins.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def dependencies() -> Dependencies:
 
 
 def start() -> None:
-    """Run the command line of this process, and exit."""
+    """Run the command line of this process and exit."""
     if started := os.environ.get("QWCHAT_FAKE_STARTED"):
         Path(started).touch()
     main(dependencies=dependencies())

@@ -1,4 +1,4 @@
-"""Running the command line with the scripted model, in a process of its own or, where that is enough, in this one."""
+"""Run the command line with the scripted model, in its own process or, where that is enough, in this one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FAKE = Path(__file__).with_name("fake_qwchat.py")
 
 
 def environment(models: Path, **script: Any) -> dict[str, str]:
-    """The environment of a run whose default model is scripted with `script`."""
+    """Return the environment of a run whose default model follows `script`."""
     folder = models / "mini"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "manifest.json").write_text("{}")
@@ -49,12 +49,12 @@ def run(
     variables: Mapping[str, str] | None = None,
     **script: Any,
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run `qwchat ARGUMENTS` outside any terminal with `stdin` piped in, as a fork of a process that imported it."""
+    """Run `qwchat ARGUMENTS` without a terminal, with `stdin` piped in, in a fork that has the program imported."""
     return run_to_end(arguments, environment(models, **script) | {**(variables or {})}, stdin, timeout)
 
 
 def call(*arguments: str, models: Path, stdin: bytes = b"", **script: Any) -> subprocess.CompletedProcess[bytes]:
-    """The same without a process: quick, but nothing is learnt about signals, pipes and the interpreter's end."""
+    """Run `qwchat ARGUMENTS` in this process: fast, but without signals, pipes and interpreter exit."""
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
     streams = {"stdin": io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8"), "stdout": out, "stderr": err}
     with mock.patch.multiple(sys, **streams), mock.patch.dict(os.environ, environment(models, **script)):

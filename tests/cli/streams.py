@@ -1,4 +1,4 @@
-"""Running qwchat with each standard stream a pipe or a terminal of its own, and reading what arrives on it."""
+"""Run qwchat with each standard stream a pipe or a terminal of its own, and read its output."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ProgramOutput:
 
 
 class _Stream:
-    """One standard stream: our end, and the end that the program gets."""
+    """One standard stream: the test's end and the program's end."""
 
     def __init__(self, kind: Kind, *, written_by_program: bool) -> None:
         if kind == "terminal":
@@ -45,7 +45,7 @@ class _Stream:
         self.open = True
 
     def read(self) -> None:
-        """Take what is there; a terminal whose last writer has gone answers with an error."""
+        """Read the available bytes; a terminal raises an error after its last writer has closed it."""
         try:
             piece = os.read(self.ours, 65536)
         except OSError:
@@ -66,7 +66,7 @@ def run_on(
 ) -> ProgramOutput:
     """Run `qwchat ARGUMENTS` with the scripted model on three separate streams of the given kinds.
 
-    `given` is what arrives on standard input; Ctrl-D ends it where that is a terminal.
+    `given` is the content of standard input, which Ctrl-D ends on a terminal.
     """
     source = _Stream(stdin, written_by_program=False)
     out, err = (_Stream(kind, written_by_program=True) for kind in (stdout, stderr))

@@ -1,4 +1,4 @@
-"""One question, one answer: streams, options, exit codes, mostly in this process; see test_process.py too."""
+"""Single replies: streams, options and exit codes, mostly in this process; see also test_process.py."""
 
 from __future__ import annotations
 
@@ -296,7 +296,7 @@ def test_out_of_memory_is_code_5(tmp_path: Path) -> None:
 
 
 def loader() -> Exception:
-    """What llvmlite raises where its library finds no room."""
+    """Return the error that llvmlite raises if its library does not fit in memory."""
     try:
         raise OSError("libLLVM.so: failed to map segment from shared object")
     except OSError:

@@ -1,4 +1,4 @@
-"""First runs that start at the same moment: one compiles, the others wait and say so."""
+"""First runs that start at the same time: one compiles, the others wait and say so."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from qwchat.models_folder import embedded_checkpoint, is_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 PROCESSES = 6
-# Runs the program; the modules that it imported to compile come last on standard error.
+# Runs the program, which lists the modules imported for compiling at the end of standard error.
 RUN = """
 import json, sys
 from qwchat.cli.main import main
@@ -33,10 +33,10 @@ pytestmark = pytest.mark.skipif(
 
 
 def started(tmp_path: Path, arguments: list[list[str]]) -> list[tuple[list[str], list[str]]]:
-    """Run the program once for each list of arguments, all at once, with nothing in the cache.
+    """Run the program once for each list of arguments, all at once, with an empty cache.
 
     Returns:
-        The lines on standard error and the modules imported, by process.
+        For each process, its lines on standard error and the modules that it imported.
     """
     cache = {"QWCHAT_CACHE": str(tmp_path / "cache"), "QWCHAT_MODELS": str(tmp_path / "models")}
     environment = {**os.environ, **cache, "PYTHONPATH": str(ROOT)}
@@ -53,12 +53,12 @@ def started(tmp_path: Path, arguments: list[list[str]]) -> list[tuple[list[str],
 
 
 def count(ends: list[tuple[list[str], list[str]]], module: str) -> int:
-    """How many processes imported `module`."""
+    """Return the number of processes that imported `module`."""
     return sum(module in modules for _, modules in ends)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # Everything is compiled, on however busy a machine.
+@pytest.mark.timeout(900)  # Everything is compiled, however busy the machine is.
 def test_one_of_many_first_runs_compiles_the_kernels(tmp_path: Path) -> None:
     ends = started(tmp_path, [["-p", "Hello", "--max-tokens", "1"]] * PROCESSES)
     assert count(ends, "qwchat.cpu.forward") == 1
@@ -67,7 +67,7 @@ def test_one_of_many_first_runs_compiles_the_kernels(tmp_path: Path) -> None:
     for lines, modules in ends:
         told = [line for line in lines if line == WAITING.format("kernels")]
         assert len(told) <= 1
-        # A process that starts after the others are done finds everything; that leaves at least one that waits.
+        # A late process finds everything compiled, but at least one process has to wait.
         assert not told or "qwchat.cpu.forward" not in modules
     assert any(WAITING.format("kernels") in lines for lines, _ in ends)
 

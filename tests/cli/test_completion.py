@@ -1,4 +1,4 @@
-"""Shell completion, asked for as each shell does."""
+"""Shell completion, requested as each shell does it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHELLS = ("bash", "zsh", "fish", "powershell")
 
 
 def asked(shell: str, line: str, models: Path, variables: dict[str, str] | None = None) -> list[str]:
-    """What qwchat answers a shell in which `line` has been typed, one suggestion per line."""
+    """Return the suggestions for `line` typed in a shell, one per line."""
     words = line.split(" ")
     said = {
         "bash": {"COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)},
@@ -108,7 +108,7 @@ def test_an_unknown_shell_is_refused(tmp_path: Path) -> None:
 
 
 def program(folder: Path) -> Path:
-    """A command named qwchat, as an installation would make one."""
+    """Create a command named qwchat, as an installation does."""
     path = folder / "qwchat"
     path.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{FAKE}" "$@"\n')
     path.chmod(0o755)
@@ -163,7 +163,7 @@ def test_zsh_does_not_run_a_title(models: Path) -> None:
     said(models, "sums", HOSTILE)
     script = (
         f'cd {models}; autoload -Uz compinit; compinit -D; eval "$(qwchat completion zsh)"; '
-        # What zsh's own _arguments does with such an action.
+        # As zsh's _arguments does with such an action.
         '_arguments() { local action=${1#*: :}; eval "ws=( ${action[3,-3]} )"; print -rl -- $ws }; '
         "words=(qwchat --session s); CURRENT=3; _qwchat_completion"
     )

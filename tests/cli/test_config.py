@@ -215,7 +215,7 @@ def test_check_lists_valid_files(tmp_path: Path) -> None:
 
 def test_help_needs_no_file(tmp_path: Path) -> None:
     (tmp_path / "own").mkdir()
-    (tmp_path / "own" / "config.toml").write_text("this is no TOML")
+    (tmp_path / "own" / "config.toml").write_text("this is not TOML")
     assert config(tmp_path, "--help").returncode == 0
     assert config(tmp_path, "path").returncode == 0
     with mock.patch.dict(os.environ, {"QWCHAT_CONFIG": str(tmp_path / "own")}):

@@ -1,4 +1,4 @@
-"""Replies with a shape: --choices, --regex, --json-schema, -x, --logprobs, and exit code 6."""
+"""Constrained replies: --choices, --regex, --json-schema, -x, --logprobs, and exit code 6."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from qwchat.cli.extract import code_blocks
 from tests.cli.runs import call
 
 SCHEMA = '{"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}'
-FIGURES = 1  # lines of stderr that a reply always has
+FIGURES = 1  # lines of stderr in every reply
 
 
 def errors(result: object) -> list[str]:

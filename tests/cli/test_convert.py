@@ -1,4 +1,4 @@
-"""Where `qwchat convert` writes when it is not told."""
+"""The default destination of `qwchat convert`."""
 
 from __future__ import annotations
 

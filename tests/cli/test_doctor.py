@@ -1,4 +1,4 @@
-"""`qwchat doctor`: each check by its state, text and remedy."""
+"""`qwchat doctor`: state, text and remedy of each check."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_every_check_has_a_line_and_a_damaged_default_model_is_an_error(tmp_path
     ran = run("doctor", models=tmp_path)
     lines = ran.stdout.decode().splitlines()
     assert [name for name in NAMES if not any(line[9:].startswith(name) for line in lines)] == []
-    # The folder of the scripted model has a manifest without content.
+    # The scripted model has an empty manifest.
     assert ran.returncode == 1
     broken = next(number for number, line in enumerate(lines) if line.startswith("error"))
     assert lines[broken].startswith("error    default model  mini is damaged: ")

@@ -1,4 +1,4 @@
-"""What is shown while a first run compiles and converts, as exact text."""
+"""Progress of a first run while it compiles and converts, as exact text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Help texts of options, arguments, commands and settings: short, and all punctuated alike."""
+"""Help texts of options, arguments, commands and settings: short, with one rule of punctuation."""
 
 from __future__ import annotations
 

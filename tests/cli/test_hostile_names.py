@@ -1,4 +1,4 @@
-"""Names and texts that hold control sequences, on a terminal: shown, never obeyed; in a pipe: as they are."""
+"""Names and texts with control sequences: sanitised on a terminal, unchanged in a pipe."""
 
 from __future__ import annotations
 

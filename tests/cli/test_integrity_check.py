@@ -1,4 +1,4 @@
-"""What one-shots and chats do with damage that is found while they reply, and with logits that are not finite."""
+"""Replies and chats when damage is found while they run, and when logits are not finite."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def test_a_finished_reply_waits_for_the_check(tmp_path: Path) -> None:
     seen = run_on("-p", "hi", models=tmp_path, stderr="terminal", **script)
     assert (seen.code, seen.out) == (3, b"Fine.\n")
     assert b"checking the model's files" in seen.err
-    shown = "".join(screen_of(seen.err)).replace(" ", "")  # The terminal wraps the line anywhere.
-    assert shown == f"qwchat: error: {error}".replace(" ", ""), "progress leaves nothing behind"
+    shown = "".join(screen_of(seen.err)).replace(" ", "")  # The terminal may wrap the line anywhere.
+    assert shown == f"qwchat: error: {error}".replace(" ", ""), "progress is cleared"
     seen = run_on("-q", "-p", "hi", "--json", models=tmp_path, stderr="terminal", **script)
     assert (seen.code, json.loads(seen.out)["text"], json.loads(seen.out)["error"]) == (3, "Fine.", error)
     assert b"checking" not in seen.err
     seen = run_on("-p", "hi", models=tmp_path, stderr="terminal", **script | {"checking_seconds": 0.5})
     assert seen.code == 3
-    assert b"checking" not in seen.err, "what is over within a second is not told of"
+    assert b"checking" not in seen.err, "a check of less than a second is not reported"
     seen = run_on("-p", "hi", models=tmp_path, stderr="terminal", **script | {"damaged": None})
     assert (seen.code, seen.out) == (0, b"Fine.\n")
 
@@ -44,7 +44,7 @@ def test_damage_ends_a_running_reply(tmp_path: Path) -> None:
     assert 0 < len(text) < 2500
     assert len(result.stderr.splitlines()) == 1
     shown = run("sessions", "show", "s", models=tmp_path)
-    assert text.strip() in shown.stdout.decode(), "the session keeps what had come"
+    assert text.strip() in shown.stdout.decode(), "the session keeps the partial reply"
 
 
 @pytest.mark.parametrize("arguments", [(), ("--json",), ("--jsonl",)])

@@ -1,4 +1,4 @@
-"""The whole path with the embedded model: from its bf16 checkpoint to a streamed answer."""
+"""The complete path with the built-in model: from its bf16 checkpoint to a streamed reply."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def first(models: Path) -> subprocess.CompletedProcess[bytes]:
-    """README's first question, in a place where nothing was converted before."""
+    """Run README's first command with an empty models folder."""
     return qwchat("-p", "What can you do?", models=models)
 
 
@@ -92,7 +92,7 @@ def test_a_conversation_on_a_terminal(models: Path, first: subprocess.CompletedP
         terminal.wait("What can you do?", "s to first token")
         terminal.prompt()
         terminal.type("Hello\r")
-        # The line of figures is short where its numbers are long.
+        # Statistics with long numbers use the short form.
         terminal.wait_until(
             lambda: re.search(r"tokens \(\d+ new\)| · \d+ new ·", terminal.text) is not None, "new tokens"
         )
@@ -107,7 +107,7 @@ def test_a_conversation_on_a_terminal(models: Path, first: subprocess.CompletedP
 
 
 def talk(models: Path, sessions: Path, *arguments: str, lines: str) -> subprocess.Popen[bytes]:
-    """A chat that reads `lines` and then waits for more."""
+    """Start a chat that reads `lines` and then waits for more."""
     chat = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, "chat", "mini", "-q", *arguments],
         stdin=subprocess.PIPE,
@@ -126,7 +126,7 @@ def test_a_killed_chat_continues_with_the_same_text(
 ) -> None:
     settings = ("--temp", "1.1", "--repeat-penalty", "1.05", "--seed", "4")
     whole, _ = talk(models, tmp_path, "--no-save", *settings, lines="What can you do?\n").communicate()
-    for number in range(5):  # Until one is killed before it has said everything.
+    for number in range(5):  # Until one is killed before its reply is complete.
         chat = talk(models, tmp_path / str(number), *settings, lines="What can you do?\n")
         assert chat.stdout is not None
         said = chat.stdout.read(1)
@@ -135,6 +135,6 @@ def test_a_killed_chat_continues_with_the_same_text(
         if len(said) < len(whole):
             break
     assert whole.startswith(said)
-    # The other process has settings of its own: those that the question was asked with hold.
+    # The settings of the question apply, not those of the other process.
     after, _ = talk(models, tmp_path / str(number), "--continue", lines="/continue\n").communicate()
     assert after == whole

@@ -13,7 +13,7 @@ from qwchat.models_folder import LocatedModel, available, locate
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A models folder with one model and one checkpoint, and an embedded checkpoint elsewhere."""
+    """Create a models folder with one model and one checkpoint, and a built-in checkpoint elsewhere."""
     folder = tmp_path / "models"
     monkeypatch.setenv("QWCHAT_MODELS", str(folder))
     monkeypatch.setattr(models_folder, "embedded_checkpoint", lambda: tmp_path / "package" / "mini")

@@ -1,4 +1,4 @@
-"""What only a process of its own shows: start-up, signals, pipes that close, the interpreter's end."""
+"""Behaviour that needs a real process: start-up, signals, broken pipes, interpreter exit."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from tests.tiers import count
 
 HEAVY = ("numba", "numpy", "tokenizers", "rich", "rich.markdown", "prompt_toolkit", "jinja2")
 HELP_PACKAGES = {"annotated_doc", "click", "quant", "qwchat", "shellingham", "typer"}
-HELP_MODULES = 250  # It takes some 165, and each costs time at every start.
+HELP_MODULES = 250  # There are about 165, and each one slows every start.
 
 
 def start(*arguments: str, models: Path, **script: object) -> subprocess.Popen[bytes]:
-    """Start the command line; returns when the interpreter is up and the program begins."""
+    """Start the command line, and return when the program has begun."""
     started = models / "started"
     started.unlink(missing_ok=True)
     process = subprocess.Popen(
@@ -170,7 +170,7 @@ def test_two_signals_end_the_program_at_once(tmp_path: Path) -> None:
     with start("--jsonl", "-p", "hi", models=tmp_path, **script) as process:
         assert process.stdout is not None
         next(line for line in iter(process.stdout.readline, b"") if b'"prefill"' in line)
-        wait_for(began.exists, "the first token")  # No Ctrl-C is asked for until that is done.
+        wait_for(began.exists, "the first token")  # Ctrl-C is sent only after that.
         slept = count_sleeps(process.pid)
         process.send_signal(signal.SIGINT)
         wait_for(lambda: count_sleeps(process.pid) > slept, "the signal to be heard")

@@ -1,4 +1,4 @@
-"""The commands on a small random checkpoint, with the real converter and the real engine."""
+"""The commands on a small random checkpoint, with the real converter and engine."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def models(checkpoint: Path) -> Path:
-    """A models folder into which the checkpoint is converted by the first question."""
+    """Return a models folder in which the first question converts the checkpoint."""
     folder = checkpoint.parent / "models"
     first = qwchat("-p", "hello", "-m", str(checkpoint), "--max-tokens", "4", "--temp", "0", models=folder)
     assert first.returncode == 0, first.stderr
@@ -73,7 +73,7 @@ def test_several_replies_share_the_prefill(models: Path) -> None:
     counts = [(answer["tokens"]["prompt"], answer["tokens"]["cached"]) for answer in answers]
     prompt = counts[0][0]
     assert prompt > 100
-    # The last token is always read again, for its logits.
+    # The last token is always evaluated again, for its logits.
     assert counts == [(prompt, 0), *[(prompt, prompt - 1)] * 3]
     assert len({answer["text"] for answer in answers}) > 1
     alone = json.loads(qwchat(*arguments[:-1], "9", "--json", models=models).stdout)
@@ -134,7 +134,7 @@ def test_a_session_continues_from_its_snapshot(models: Path, tmp_path: Path) -> 
     resumed, told = ask("the other", "a", "--ctx", "400", "--kv", "q8")
     again, _ = ask("the other", "b", "--snapshot", "off", "--kv", "q8")
     assert told == ""
-    # A reply's last token is read only when the conversation goes on.
+    # A reply's last token is evaluated only when the conversation continues.
     assert held - 1 <= resumed["tokens"]["cached"] <= held
     assert again["tokens"]["cached"] == 0
     assert resumed["text"] == again["text"] != ""
@@ -375,7 +375,7 @@ def hostile(models: Path, name: str) -> Path:
 
 
 def refused(models: Path, name: str) -> str:
-    """What a question to a model says that exits with 3; its output is empty."""
+    """Return the error of a question to a model, which must exit with 3 and without output."""
     asked = qwchat("-p", "hello", "-m", name, models=models)
     assert (asked.returncode, asked.stdout) == (3, b"")
     (line,) = asked.stderr.decode().splitlines()

@@ -20,7 +20,7 @@ SAID_AT = 1_795_485_780  # 2026-11-24 02:03 UTC
 
 @pytest.fixture(autouse=True)
 def _clock() -> Iterator[None]:
-    """Make local times those of UTC."""
+    """Set the local time zone to UTC."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TZ", "UTC")
         time.tzset()
@@ -30,7 +30,7 @@ def _clock() -> Iterator[None]:
 
 @pytest.fixture
 def store(tmp_path: Path) -> SessionStore:
-    """Make two sessions: "sums", and an older one about seas."""
+    """Create two sessions: "sums", and an older one about seas."""
     store = SessionStore(tmp_path / "home" / "sessions")
     _save(store, "5e44", ["Name three seas.", "The **North** Sea,\nthe Red Sea …"], at=SAID_AT - 60)
     _save(store, "f397", ["What is 2+2?", "4\x1b[31m"], name="sums", at=SAID_AT)
@@ -143,7 +143,7 @@ def test_grep_refuses_an_invalid_expression(tmp_path: Path, store: SessionStore,
 
 def test_grep_prints_no_warning_of_python(tmp_path: Path, store: SessionStore) -> None:
     ran = run("sessions", "grep", "[[z]", models=tmp_path)
-    assert (ran.returncode, ran.stderr) == (0, b"")  # An escape sequence in a reply has a bracket.
+    assert (ran.returncode, ran.stderr) == (0, b"")  # A reply may contain an escape sequence, with a bracket.
 
 
 def test_export_to_a_file_by_its_name_and_to_standard_output(tmp_path: Path, store: SessionStore) -> None:

@@ -1,4 +1,4 @@
-"""`qwchat show` of models that are not as they were written: shown, or refused on one line with exit code 3."""
+"""`qwchat show` of modified models: shown, or refused on one line with exit code 3."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.quant.checkpoints import make_checkpoint
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Convert a small checkpoint, and return the model folder."""
+    """Convert a small checkpoint and return the model folder."""
     folder = tmp_path_factory.mktemp("made")
     make_checkpoint(folder / "source")
     for _ in convert(folder / "source", folder / "model"):

@@ -1,4 +1,4 @@
-"""Sessions go on from what the model had read, in the chat and in single questions, with the scripted model."""
+"""Sessions continue from saved KV caches, in the chat and in single replies, with the scripted model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ON = ("--snapshot", "on")
 
 
 def ask(text: str, models: Path, *arguments: str, **script: object) -> tuple[int, str]:
-    """Tokens that came from the cache, and what was told."""
+    """Return the number of cached tokens, and the notices."""
     ran = call("-p", text, "--json", *arguments, models=models, **script)
     assert ran.returncode == 0
     return json.loads(ran.stdout)["tokens"]["cached"], ran.stderr.decode()

@@ -1,4 +1,4 @@
-"""Keys that stop the real engine in the middle of a pass: answered at once, exact figures, nothing lost."""
+"""Keys that stop the real engine during a forward pass: immediate, with exact figures, without loss."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STOPPED = r"stopped after 0 of (\d+) prompt tokens · context 0/512"
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A models folder with a small random model in it, converted."""
+    """Create a models folder with a small random model."""
     folder = tmp_path_factory.mktemp("stopped")
     shape = {"hidden_size": 128, "max_position_embeddings": 512}
     checkpoint = make_checkpoint(folder / "tiny", config_overrides=shape)

@@ -1,4 +1,4 @@
-"""The rules of the standard streams, with each stream alone a pipe or a terminal."""
+"""The rules of the standard streams, each one a pipe or a terminal."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from tests.tiers import some
 PLAIN = ("plain text", "日本語 👩‍👩‍👧 é", "tab\tand\r\nreturn", "\x1b]0;title\x07\x9b31m", "")
 KINDS: tuple[Kind, ...] = ("pipe", "terminal")
 REPLY = "# Title\n\nSome **bold** text.\n\n```py\nx = 1\n```"
-LONG = "word " * 600  # tokens enough for progress while they are read
+LONG = "word " * 600  # enough tokens to show progress during prefill
 
 
 def screen_of(data: bytes) -> list[str]:
-    """The rows that a terminal shows after `data`."""
+    """Return the rows of a terminal after `data`."""
     screen = pyte.Screen(COLUMNS, ROWS)
     pyte.ByteStream(screen).feed(data)
     return [line.rstrip() for line in screen.display if line.strip()]
@@ -45,7 +45,7 @@ def test_each_stream_is_handled_independently(tmp_path: Path, stdin: Kind, stdou
         assert b"tok/s" not in seen.out
         assert b"reading" not in seen.out
     figures = screen_of(seen.err) if stderr == "terminal" else seen.err.decode().splitlines()
-    assert len(figures) == 1, "progress leaves nothing behind"
+    assert len(figures) == 1, "progress is cleared"
     assert figures[0].startswith("0.12 s to first token · ")
     assert b"Title" not in seen.err
     if stderr == "pipe":
@@ -124,7 +124,7 @@ def test_quiet_prints_nothing_on_a_terminal(tmp_path: Path) -> None:
     assert (seen.out, seen.err) == (b"Fine.\n", b"")
 
 
-# One of each kind: replies, tables, JSON, data for other programs, and what the parser prints by itself.
+# One of each kind: replies, tables, JSON, data for other programs, and output of the parser.
 CODE = "```py\nx = 1\n```"
 PRINTING = (
     ("-p", "hi"),
@@ -154,7 +154,7 @@ PRINTING = (
 
 @pytest.fixture(scope="module")
 def sessions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A models folder beside which there is a session named kept."""
+    """Create a models folder with a session named kept beside it."""
     folder = tmp_path_factory.mktemp("closed")
     assert run("-q", "-p", "hi", "--session", "kept", models=folder).returncode == 0
     return folder
@@ -180,7 +180,7 @@ def test_unreadable_output_is_code_141(sessions: Path, tmp_path: Path, arguments
     if how == "closed":
         program = ["/bin/sh", "-c", '"$@" >&-', "sh", *program]
     elif how == "head -c0":
-        # The reader is gone for certain before the program begins.
+        # The reader is closed before the program begins.
         gone = tmp_path / "gone"
         os.mkfifo(gone)
         reading = f"{{ head -c0; exec <&-; echo >'{gone}'; }}"
@@ -204,7 +204,7 @@ def test_unreadable_output_is_code_141(sessions: Path, tmp_path: Path, arguments
 
 
 def check_code_141(code: int, told: bytes) -> None:
-    """The exit code of a broken pipe, and not a word about it."""
+    """Check for the exit code of a broken pipe, without a message."""
     assert code == 141
     assert b"Traceback" not in told
     assert b"Exception ignored" not in told

@@ -1,4 +1,4 @@
-"""Words of the command line, and what is said of those that do not fit."""
+"""Command-line arguments, and the messages about invalid ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Damaged models: `qwchat verify`, and that no damaged weights.bin gives an answer with exit code 0."""
+"""Damaged models: `qwchat verify`, and no reply with exit code 0 from a damaged weights.bin."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.skipif(not is_checkpoint(embedded_checkpoint()), reason
 
 @pytest.fixture(scope="module")
 def intact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with mini as q4 and as q8."""
+    """Create a folder with mini as q4 and as q8."""
     folder = tmp_path_factory.mktemp("intact")
     for preset in ("q4", "q8"):
         list(convert(embedded_checkpoint(), folder / f"mini-{preset}", preset=preset))
@@ -70,7 +70,7 @@ def flip_a_bit(data: bytearray, drawn: random.Random, parts: list[tuple[int, int
 
 
 def flip_a_bit_of_any_tensor(data: bytearray, drawn: random.Random, parts: list[tuple[int, int]]) -> None:
-    start, stop = drawn.choice(parts)  # Most bytes belong to a few tensors, so the small ones are drawn like them.
+    start, stop = drawn.choice(parts)  # Few tensors hold most bytes, so each tensor is equally likely.
     data[drawn.randrange(start, stop)] ^= 1 << drawn.randrange(8)
 
 
@@ -104,7 +104,7 @@ DAMAGES = (flip_a_bit, flip_a_bit_of_any_tensor, zero_a_page, fill_a_page, trunc
 
 
 def damaged(model: Path, drawn: random.Random, damage: Damage) -> Iterator[bytes]:
-    """Damage a model's weights, yield what they were, and put that back."""
+    """Damage a model's weights, yield the original bytes, and restore them."""
     path = model / WEIGHTS_NAME
     before = path.read_bytes()
     entries = open_model(model).manifest["tensors"].values()
@@ -145,7 +145,7 @@ def test_the_error_names_the_tensor_and_the_command(models: Path) -> None:
         assert (result.returncode, result.stdout) == (3, "")
         assert qwchat(*ASK, "-m", "mini-q8", models=models).stderr == result.stderr
         assert qwchat("bench", "mini-q8", "--rounds", "1", "-q", models=models).stderr == result.stderr
-    # The advice works, and the model that it makes is intact.
+    # The advice works, and the new model is intact.
     assert qwchat(*command.split()[1:], models=models).returncode == 0
     assert qwchat("verify", "mini-q8", models=models).returncode == 0
 
@@ -223,7 +223,7 @@ def test_verify_updates_the_record_of_intact_models(models: Path) -> None:
     assert integrity.Integrity(folder).intact
     part = next(iter(folder.manifest["tensors"].values()))["parts"]
     offset = next(iter(part.values()))["offset"]
-    # A disk that forgets changes no time of the file, as nothing else in this test does.
+    # A failing disk does not change the times of the file either.
     read = os.pread
     with mock.patch.object(
         os, "pread", lambda fd, size, place: b"\1" * size if place == offset else read(fd, size, place)
@@ -254,7 +254,7 @@ def test_a_chat_from_a_pipe_ends_with_code_3(models: Path) -> None:
 
 @pytest.mark.slow
 def test_the_second_start_reads_only_the_record(models: Path) -> None:
-    """In processes of their own: the audit hook sees every file that is opened from Python."""
+    """Run separate processes, whose audit hook sees every file that Python opens."""
     program = (
         "import sys\nopened = []\n"
         "sys.addaudithook(lambda event, given: opened.append(str(given[0])) if event == 'open' else None)\n"
@@ -273,7 +273,7 @@ def test_the_second_start_reads_only_the_record(models: Path) -> None:
 
     for _ in range(2):
         assert opened().count(weights) > 2
-        assert opened() == [weights, weights, str(RECORD)], "looked at and mapped, not read"
+        assert opened() == [weights, weights, str(RECORD)], "examined and mapped, not read"
         Path(weights).touch()
 
 

@@ -1,4 +1,4 @@
-"""Personas: what their files say, how variables are filled, where they stand among the other places."""
+"""Personas: their files, their variables, and their rank among the sources of settings."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ place = "Rome"
 
 
 def folder(tmp_path: Path, **files: str) -> dict[str, str]:
-    """The environment of a person who has these personas."""
+    """Return the environment of a user with these personas."""
     place = tmp_path / "personas"
     place.mkdir(exist_ok=True)
     for name, text in files.items():
@@ -108,7 +108,7 @@ def test_an_unknown_persona_suggests_the_closest(tmp_path: Path) -> None:
     ):
         personas.read("poet", environment)
     folder(tmp_path, poet=POET, plain="")
-    (tmp_path / "personas" / "peot.toml").mkdir()  # No file, so no persona.
+    (tmp_path / "personas" / "peot.toml").mkdir()  # There is no such file.
     with pytest.raises(UsageError, match=r"^there is no persona 'peot': did you mean poet\?$"):
         personas.read("peot", environment)
     with pytest.raises(UsageError, match=r"^there is no persona 'zzz': choose from plain, poet$"):

@@ -1,4 +1,4 @@
-"""Which place wins, what is refused where, and that every message names its place."""
+"""Precedence of the sources, refused settings, and messages that name their source."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ PIECES = [
 def settings(
     home: Path, flags: dict[str, str | bool | list[str]] | None = None, *, use_files: bool = True, **variables: str
 ) -> Settings:
-    """The settings of a person at `home`, working in the folder `work` of it."""
+    """Return the settings of a user with home folder `home` in its subfolder `work`."""
     work = home / "work"
     work.mkdir(exist_ok=True)
     environment = {"QWCHAT_CONFIG": str(home), **{f"QWCHAT_{name}": value for name, value in variables.items()}}
@@ -79,7 +79,7 @@ EXAMPLES = {"choices": "a,b", "regex": "a+", "json-schema": "{}"}
 
 
 def example(spec: SettingSpec) -> str:
-    """A value of a setting, as a person types it."""
+    """Return a value of a setting, as a user types it."""
     if spec.name in EXAMPLES:
         return EXAMPLES[spec.name]
     return spec.completions[-1] if spec.completions and spec.name != "as" else "1"
@@ -102,7 +102,7 @@ def test_every_setting_is_a_flag_a_variable_and_a_key(tmp_path: Path, spec: Sett
 
 
 def test_empty_variables_and_files_are_ignored(tmp_path: Path) -> None:
-    write(tmp_path / "config.toml", "this is no TOML")
+    write(tmp_path / "config.toml", "this is not TOML")
     assert settings(tmp_path, TEMP="", use_files=False).given == {}
 
 
@@ -173,10 +173,12 @@ def test_the_project_file_is_found_up_to_the_repository_root(tmp_path: Path) -> 
     outer = write(tmp_path / ".qwchat.toml", "")
     inside = tmp_path / "repository" / "src" / "deep"
     inside.mkdir(parents=True)
-    assert config_files.find_project_file(inside).path is None, "outside a repository only the working folder counts"
+    assert config_files.find_project_file(inside).path is None, (
+        "outside a repository, only the working folder is searched"
+    )
     assert config_files.find_project_file(tmp_path).path == outer
     (tmp_path / "repository" / ".git").mkdir()
-    assert config_files.find_project_file(inside).path is None, "a repository ends at its root"
+    assert config_files.find_project_file(inside).path is None, "the search ends at the root of the repository"
     root = write(tmp_path / "repository" / "qwchat.toml", "")
     assert config_files.find_project_file(inside).path == root
     nearer = write(tmp_path / "repository" / "src" / "qwchat.toml", "")
@@ -206,7 +208,7 @@ def test_a_project_file_of_another_user_is_ignored(tmp_path: Path) -> None:
 
 
 def test_an_inaccessible_configuration_folder_is_reported(tmp_path: Path) -> None:
-    (tmp_path / "loop").symlink_to("loop")  # Nothing is closed to the root user; this is to everybody.
+    (tmp_path / "loop").symlink_to("loop")  # This fails for the root user too.
     environment = {"QWCHAT_CONFIG": str(tmp_path / "loop")}
     (notice,) = resolve({}, environment=environment, folder=tmp_path).notices
     assert notice.startswith(
@@ -255,7 +257,7 @@ def test_finding_an_error_takes_linear_time(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=rf":{lines + 1}: temp must be from 0 to 5, not 9$"):
             settings(tmp_path)
 
-    assert cost_growth(search, 600, 8) < 24  # The square would be 64.
+    assert cost_growth(search, 600, 8) < 24  # Quadratic time would give 64.
 
 
 def test_settings_of_a_project_file_are_marked(tmp_path: Path) -> None:

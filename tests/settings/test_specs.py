@@ -1,4 +1,4 @@
-"""The table itself: names are unique, defaults are values, ranges are those of the sampler."""
+"""The table of settings: unique names, valid defaults, the ranges of the sampler."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_the_ranges_are_those_of_the_sampler(name: str, value: str) -> None:
     assert table == sampler
 
 
-# Whole numbers that say no end in the help, and must not run over in the machine's own either.
+# Integers without a limit in the help, which must not overflow a machine integer.
 BOUNDLESS = ("top-k", "max-tokens", "ctx", "loop-guard", "bell", "snapshot-limit", "gpu-layers")
 
 

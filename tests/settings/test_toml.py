@@ -1,4 +1,4 @@
-"""TOML within limits: what parsers cannot bear is refused before they see it, and strings and comments hide nothing."""
+"""Limits of TOML: too complex text is refused before parsing, also if strings and comments hide it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ LIMITS = [
     ("x = 0x" + "f" * 50_000, "a word of 50,002 characters"),
     ("k" * 50_000 + " = 1", "a word of 50,000 characters"),
 ]
-# What could make a scanner take the rest of a file for a string, a comment or the inside of a list.
+# Text that could make a scanner mistake the rest of a file for a string, a comment or a list.
 DISGUISES = [
     "",
     "# \" ' [ {\n",
@@ -85,7 +85,7 @@ def test_every_reader_of_toml_checks_the_limits(tmp_path: Path, text: str) -> No
     ):
         with pytest.raises(UsageError, match=r"\.toml:\d+: .*more than [\d,]+"):
             read()
-    assert find_spec("stop").parse(f"[{text}]", "--stop") == (f"[{text}]",), "brackets around anything else are a text"
+    assert find_spec("stop").parse(f"[{text}]", "--stop") == (f"[{text}]",), "a string may have brackets"
 
 
 @pytest.mark.slow
@@ -105,7 +105,7 @@ def test_accepted_text_is_parsed_in_linear_time(tmp_path: Path, unit: str, edit:
         return time.process_time() - began
 
     cost(10)
-    assert min(cost(4_000) for _ in range(3)) < 40 * min(cost(400) for _ in range(5))  # a tenth of it: 10, not 100
+    assert min(cost(4_000) for _ in range(3)) < 40 * min(cost(400) for _ in range(5))  # linear: 10, not 100
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_the_scanner_agrees_with_the_parser(text: str) -> None:
         with pytest.raises(UsageError):
             toml.parse(text, "x")
         return
-    with suppress(UsageError):  # Beyond a limit, as a key of five parts is.
+    with suppress(UsageError):  # Above a limit, such as a key of five parts.
         assert toml.parse(text, "x") == values
     for key in values:
         line = toml.line_of(text, (key,))
