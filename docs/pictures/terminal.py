@@ -20,7 +20,7 @@ import pyte
 from docs.pictures.rows import Emulator, Row, rows_of
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
-PATIENCE_SECONDS = 240.0
+PATIENCE_SECONDS = 600.0
 QUIET_SECONDS = 0.7
 KEY_SECONDS = 0.07  # between two keys of a person who types
 MAX_PAUSE_SECONDS = 1.6  # of a recording; a slow machine pauses for longer

@@ -41,6 +41,7 @@ def test_a_picture_is_drawn_from_its_data_and_needs_nothing_else(scene: Scene) -
 
 @SCENE
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # A benchmark beside other tests takes minutes.
 @pytest.mark.skipif(not is_checkpoint(embedded_checkpoint()), reason="models/mini holds no weights")
 def test_a_picture_shows_what_the_program_shows(scene: Scene, folder: Path) -> None:
     found = scene.differences(folder)
