@@ -23,7 +23,7 @@ def write_catalogue(streams: Streams, *, as_json: bool) -> None:
     """Write the catalogue to standard output: memory with 4,096 tokens of context at each preset."""
     from qwchat.cpu.memory import total_memory
     from qwchat.store.catalogue import entries
-    from qwchat.store.estimate import estimate
+    from qwchat.store.memory_estimate import estimate
 
     memory = total_memory()
     needs = {

@@ -23,7 +23,7 @@ from qwchat.errors import UsageError
 
 if TYPE_CHECKING:
     from quant.model_config import ModelConfig
-    from qwchat.store.estimate import MemoryEstimate
+    from qwchat.store.memory_estimate import MemoryEstimate
 
 _COLUMNS = (
     Column("preset", style="bold"),
@@ -52,7 +52,7 @@ def run(options: EstimateOptions, dependencies: Dependencies) -> int:
     from qwchat.cpu.kernels.thread_counts import default_threads
     from qwchat.cpu.memory import total_memory
     from qwchat.model.context_limits import context_limit
-    from qwchat.store.estimate import contexts, estimate
+    from qwchat.store.memory_estimate import contexts, estimate
 
     streams = Streams()
     subject = _find(requested_model(options.model))

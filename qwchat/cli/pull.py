@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from quant.conversion import ConversionEvent
-    from qwchat.store.pull import Pull
+    from qwchat.store.model_pull import Pull
 
 
 def run(options: PullOptions, dependencies: Dependencies) -> int:
@@ -34,7 +34,7 @@ def run(options: PullOptions, dependencies: Dependencies) -> int:
         return ExitCode.OK
     from qwchat.store.catalogue import resolve_repository
     from qwchat.store.hub import find_repository
-    from qwchat.store.pull import Pull, remove_leftovers
+    from qwchat.store.model_pull import Pull, remove_leftovers
 
     preset = options.preset or DEFAULT_PRESET
     repository_name, revision, base = resolve_repository(options.name)

@@ -11,7 +11,7 @@ from quant.container import open_model
 from quant.families import parameter_count
 from qwchat.cpu.build import build_decoder
 from qwchat.store.catalogue import entries, find_entry, resolve_repository
-from qwchat.store.estimate import estimate, largest_context
+from qwchat.store.memory_estimate import estimate, largest_context
 from tests.cli.runs import call
 from tests.quant.checkpoints import make_checkpoint
 from tests.quant.converting import run as convert
