@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -277,70 +276,6 @@ def test_settings_changed_since_apply_to_a_continuation_and_no_others() -> None:
     stream(context, "/continue", stop_after=1)
     assert model.calls[-1]["settings"] == SamplingParams(temperature=0.7, repeat_penalty=1.2)
     assert (model.calls[-1]["seed"], model.calls[-1]["stop"]) == (3, ("END",))
-
-
-def other_process(
-    context: CommandContext, recorded: list[Event], reply_settings: ReplySettings = HOT
-) -> tuple[FakeModel, CommandContext]:
-    """Return the same conversation, restored from its events, in a process with other settings."""
-    model = FakeModel(context.session.model.replies)  # type: ignore[attr-defined]
-    tree = Tree.replay(json.loads(json.dumps(recorded)))
-    session = Session(model, reply_settings, tree=tree, fingerprint="0123abcd")
-    return model, CommandContext(session, "mini", context.view)
-
-
-@pytest.fixture
-def recorded_context() -> tuple[FakeModel, CommandContext, list[Event]]:
-    model, context = make("one two three", reply_settings=replace(HOT, seed=3, stop=("END",)))
-    recorded: list[Event] = []
-    context.session.tree.listener = recorded.append
-    return model, context, recorded
-
-
-def test_a_message_is_recorded_before_its_reply_begins(
-    recorded_context: tuple[FakeModel, CommandContext, list[Event]],
-) -> None:
-    model, context, recorded = recorded_context
-    events = replying(context.session, context.session.ask("count"))
-    next(events)
-    # The process is killed here.
-    assert [event["node"]["content"] for event in recorded] == ["count"]
-    assert recorded[0]["node"]["seed"] == 3
-    after, resumed = other_process(context, recorded, ReplySettings(SamplingParams()))
-    assert stream(resumed, "/continue").text == "one two three"
-    assert after.calls[0] == model.calls[0]
-
-
-def test_a_restored_reply_can_be_continued(recorded_context: tuple[FakeModel, CommandContext, list[Event]]) -> None:
-    model, context, recorded = recorded_context
-    stream(context, "count", stop_after=2)
-    after, resumed = other_process(context, recorded, ReplySettings(SamplingParams()))
-    assert stream(resumed, "/continue").text == "one two three"
-    assert (after.calls[0]["settings"], after.calls[0]["seed"]) == (model.calls[0]["settings"], 3)
-    assert after.calls[0]["stop"] == ("END",)
-
-
-@pytest.mark.parametrize(
-    "claimed",
-    [
-        {"settings": {"temperature": "warm", "stop": [5], "top_k": 1.5, "nothing": 1}},
-        {"settings": {"temperature": None, "stop": {"a": 1}, "min_p": 7}},
-        {"token_ids": [10**9], "seed": None},
-        {"token_ids": [0, 0], "model": "feedf00d"},
-    ],
-)
-def test_a_file_may_claim_anything(
-    recorded_context: tuple[FakeModel, CommandContext, list[Event]], claimed: dict[str, object]
-) -> None:
-    _, context, recorded = recorded_context
-    stream(context, "count", stop_after=2)
-    recorded[-1]["node"] |= claimed
-    recorded[-1]["node"] = {name: value for name, value in recorded[-1]["node"].items() if value is not None}
-    after, resumed = other_process(context, recorded)
-    assert stream(resumed, "/continue").text == "one two three"
-    assert after.calls[0]["settings"] == HOT.sampling
-    if "token_ids" in claimed:
-        assert "token_ids" not in after.asked[0][-1]
 
 
 def test_a_message_without_a_reply_becomes_an_alternative_of_the_next() -> None:
