@@ -15,6 +15,7 @@ from qwchat.chat.view.word_wrap import wrap_message
 from qwchat.cli.streams import Streams
 from qwchat.errors import QwchatError
 from qwchat.markdown.styled_text import break_at_cells, cell_width
+from qwchat.markdown.styles import DIM
 from qwchat.settings.resolve import resolve
 
 _GAP = 2
@@ -44,30 +45,25 @@ class Column:
 
 
 class TableWriter:
-    """Formats tables for standard output as its reader needs them.
+    """Formats tables for standard output, be it a terminal or a pipe.
 
-    The settings `color` and `plain` are followed where they can be read: a mistake in a file must not keep a command
-    that lists models or finds mistakes from its work.
+    The settings `color` and `plain` count if they can be read. A mistake in a settings file must not stop commands that
+    list models or report mistakes.
 
     Attributes:
         drawn: whether Rich draws the tables. If not, they are plain columns.
     """
 
     def __init__(self, streams: Streams) -> None:
-        terminal = streams.out_styling.terminal and (streams.out.encoding or "").lower().startswith("utf")
-        self._styling, self._columns, plain = streams.out_styling, 0, True
-        if terminal:
-            self._columns = terminal_size(streams.out).columns
-            choice: ColourChoice = "auto"
-            plain = False
-            try:
-                settings = resolve()
-                choice, plain = settings["color"], settings["plain"]
-            except QwchatError:
-                pass
-            self._styling = styling_of(streams.out, "never" if plain else choice)
-        self.drawn = terminal and not plain and self._columns >= _MIN_WINDOW
         self._streams = streams
+        self._styling = streams.out_styling
+        self._columns = 0
+        self.drawn = False
+        if self._styling.terminal and (streams.out.encoding or "").lower().startswith("utf"):
+            choice, plain = _colour_settings()
+            self._styling = styling_of(streams.out, choice)
+            self._columns = terminal_size(streams.out).columns
+            self.drawn = not plain and self._columns >= _MIN_WINDOW
 
     def write(self, *parts: str) -> None:
         """Write formatted parts to standard output, with an empty line between them."""
@@ -94,7 +90,7 @@ class TableWriter:
         if dropped:
             names = ", ".join(columns[number].head for number in dropped)
             note = wrap_message(f"columns not shown: {names}", self._columns)
-            drawn += "\n" + self._styling.styled(note, "2")
+            drawn += "\n" + self._styling.styled(note, DIM)
         return drawn
 
     def pairs(self, pairs: Sequence[tuple[str, str]]) -> str:
@@ -196,6 +192,15 @@ def _lines(text: str, width: int) -> Iterator[str]:
             line = last
     if line.strip(" "):
         yield line
+
+
+def _colour_settings() -> tuple[ColourChoice, bool]:
+    """Return the settings `color` and `plain`, or their defaults if there is a mistake in the settings."""
+    try:
+        settings = resolve()
+    except QwchatError:
+        return "auto", False
+    return settings["color"], settings["plain"]
 
 
 def _total(widths: Collection[int]) -> int:
