@@ -181,5 +181,5 @@ def _reply(
         for line in attachment_notices(session.model, attached, prompt):
             streams.screen.notice(line)
         fitting = overflow.fit(reply, prompt, lambda begin: show_reply(begin, None, status, interrupts=interrupts))
-        assert fitting is not None, "only a person who is asked can decline"
+        assert fitting is not None, "only the user can decline"
         return show_reply(partial(session.stream, reply, fitting), output.view, status, output.on_event, interrupts)

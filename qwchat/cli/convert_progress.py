@@ -63,7 +63,7 @@ def run_conversion(
                 conversion = ConversionResult(event)
                 if setup is not None:
                     setup.plan(event)
-            assert conversion is not None, "a conversion tells its plan first"
+            assert conversion is not None, "the plan is the first event"
             if isinstance(event, CompilingQuantiser | WaitingForCompiler):
                 if compiling is None:
                     compiling = stack.enter_context(SetupProgress(streams, "quantisers"))
@@ -84,7 +84,7 @@ def run_conversion(
                     streams.screen.notice(event.text)
             elif isinstance(event, ConversionFinished):
                 conversion.finished = event
-    assert conversion is not None, "a conversion tells its plan first"
+    assert conversion is not None, "the plan is the first event"
     return conversion
 
 

@@ -61,7 +61,7 @@ def _explanation(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename else ""
         return f"{error.strerror}{where}"
-    return f"a bug: {type(error).__name__}: {error} (--debug shows the traceback)"
+    return f"internal error: {type(error).__name__}: {error} (--debug shows the traceback)"
 
 
 def _print_line(text: str) -> None:

@@ -136,11 +136,11 @@ def _user_config(environment: Mapping[str, str]) -> tuple[Path | None, tuple[str
     except (FileNotFoundError, NotADirectoryError):
         return None, ()
     except OSError as error:
-        trouble = f"{path} is not accessible ({error.strerror}) and is ignored"
+        problem = f"{path} is not accessible ({error.strerror}) and is ignored"
         remedy = ArgumentMessage(
             "set QWCHAT_CONFIG to a folder of your own, or give ", SuggestedArgument("use_files", False)
         )
-        return None, (ArgumentMessage(trouble, ": ", remedy),)
+        return None, (ArgumentMessage(problem, ": ", remedy),)
 
 
 def _from_flag(name: str, flag_value: FlagValue) -> SettingValue:

@@ -337,7 +337,7 @@ def test_a_bug_shows_its_traceback_only_with_debug(tmp_path: Path) -> None:
     result = call("-p", "hi", models=tmp_path, load_error="ZeroDivisionError")
     assert result.returncode == 1
     assert result.stderr == (
-        b"qwchat: error: a bug: ZeroDivisionError: as the script says (--debug shows the traceback)\n"
+        b"qwchat: error: internal error: ZeroDivisionError: as the script says (--debug shows the traceback)\n"
     )
     result = call("-p", "hi", "--debug", models=tmp_path, load_error="ZeroDivisionError")
     assert result.stderr.startswith(b"Traceback (most recent call last):")

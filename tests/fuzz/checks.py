@@ -14,7 +14,7 @@ LONGEST_LINE = 1500
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _TRACES = (
     "Traceback (most recent call last)",
-    "a bug:",
+    "internal error:",
     "panicked at",
     "Fatal Python error",
     "Exception ignored",

@@ -69,7 +69,7 @@ def _raise(arguments: Sequence[str]) -> int:
 
 
 def _bug(arguments: Sequence[str]) -> int:
-    sys.stderr.write("qwchat: error: a bug: KeyError: 'x'\n")
+    sys.stderr.write("qwchat: error: internal error: KeyError: 'x'\n")
     return 1
 
 
@@ -149,7 +149,7 @@ def _unpickle(arguments: Sequence[str]) -> int:
     [
         (_crash, "ended by signal 11"),
         (_raise, "RuntimeError: as it happens"),
-        (_bug, "'a bug:' on standard error"),
+        (_bug, "'internal error:' on standard error"),
         (_wrong_code, "exit code 3: qwchat: error: it is so"),
         (_silent, "no reason on standard error"),
         (_chatty, "50 lines on standard error"),
