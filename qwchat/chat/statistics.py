@@ -66,7 +66,7 @@ def totals(replies: Sequence[Stats]) -> list[tuple[str, str]]:
     decoded = sum(max(stats.generated_tokens - 1, 0) for stats in replies)
     drafted = sum(stats.drafted_tokens for stats in replies)
     rows = [
-        ("prompts", f"{token_count(read + cached)}, {cached:,} of them cached ({_percent(cached, read + cached)})"),
+        ("prompts", f"{token_count(read + cached)}, {cached:,} cached ({_percent(cached, read + cached)})"),
         ("prefill", f"{token_count(read)}{_duration_and_rate(prefill, read)}"),
         ("generated", f"{token_count(generated)}{_duration_and_rate(decode, decoded)}"),
     ]

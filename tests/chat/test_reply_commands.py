@@ -143,7 +143,7 @@ def test_stats_adds_up_all_replies() -> None:
     context, _ = make_context("one two three", "four five")
     assert stats(context) == (
         "replies      2\n"
-        "prompts      13 tokens, 6 of them cached (46 %)\n"
+        "prompts      13 tokens, 6 cached (46 %)\n"
         "prefill      7 tokens in 1.00 s, 7.0 tok/s\n"
         "generated    5 tokens in 0.50 s, 6.0 tok/s\n"
         "first token  0.12 s on average, 0.12 s at most"
@@ -161,7 +161,7 @@ def test_stats_counts_the_prefill_of_stopped_replies() -> None:
     assert stats(context).splitlines()[:4] == [
         "replies      1",
         "stopped      1 before the first token",
-        "prompts      136 tokens, 5 of them cached (4 %)",
+        "prompts      136 tokens, 5 cached (4 %)",
         "prefill      131 tokens in 1.00 s, 131 tok/s",
     ]
     for _event in replying(context.session, context.session.continue_reply()):
