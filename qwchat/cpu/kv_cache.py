@@ -20,7 +20,7 @@ from qwchat.cpu.workspace import LogitsBuffer
 from qwchat.limits import EXACT_CACHE_BYTES
 from qwchat.model import rope
 
-_SLOW_POSITIONS = 8192  # dimensions that rotate by less than one radian over so many positions count as slow
+_SLOW_POSITIONS = 8192  # dimensions that rotate by less than one radian over this many positions count as slow
 _TILE_POSITIONS = 16  # positions that are stored together in every part of the cache
 
 

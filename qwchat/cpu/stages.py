@@ -42,7 +42,7 @@ def _norm_row(state, weight, row, x, packed, target_row):
 def norm_rows(team, member, state, weight, first):
     """Write RMSNorm of the residual rows from `first` on to `state.normed`, from row 0 on, also quantised.
 
-    Tokens whose packed blocks are interleaved are one item: two cores must not write to the same cache line in turn.
+    Tokens whose packed blocks are interleaved are one item, so that no two cores take turns writing to one cache line.
     """
     rows = state.tokens - first
     while True:

@@ -37,7 +37,7 @@ _FORGET_AFTER = 64  # passes of one token between two calls of _drop_oldest
 
 
 class DraftPolicy:
-    """Statistics of guesses and pass times; one per engine, since they hold from reply to reply."""
+    """Statistics of guesses and pass times; one per engine, since they carry over from reply to reply."""
 
     def __init__(self) -> None:
         self._right = [share * _INITIAL_WEIGHT for share in _INITIAL_ACCEPTANCE]

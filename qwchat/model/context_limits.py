@@ -24,7 +24,7 @@ def choose_context(config: ModelConfig, requested: int | None) -> int:
         requested: the wanted number; None for the model's own, but not more than DEFAULT_CONTEXT.
 
     Raises:
-        UsageError: the model does not support so many.
+        UsageError: the model does not support that many positions.
     """
     limit = context_limit(config)
     if requested is None:

@@ -134,11 +134,11 @@ def test_drafts_that_it_rules_out_are_not_evaluated(conversation: Conversation) 
 
 
 def test_forced_tokens_are_drafts(conversation: Conversation) -> None:
-    kept, conversation.engine.draft_policy = conversation.engine.draft_policy, DraftPolicy()
+    previous, conversation.engine.draft_policy = conversation.engine.draft_policy, DraftPolicy()
     try:
         _, end = run(conversation, Mask(), seed=1, max_tokens=60, speculate=True)
     finally:
-        conversation.engine.draft_policy = kept
+        conversation.engine.draft_policy = previous
     assert end.stats.accepted_tokens >= 18  # Two of every six tokens are forced.
 
 

@@ -97,12 +97,12 @@ def test_the_cache_holds_what_a_fresh_one_would(conversation: Conversation) -> N
 
 
 def test_the_default_policy_keeps_the_text_too(conversation: Conversation) -> None:
-    kept, conversation.engine.draft_policy = conversation.engine.draft_policy, DraftPolicy()
+    previous, conversation.engine.draft_policy = conversation.engine.draft_policy, DraftPolicy()
     try:
         for seed in range(6):
             both(conversation, prompt(seed), SETTINGS[seed % len(SETTINGS)], max_tokens=120)
     finally:
-        conversation.engine.draft_policy = kept
+        conversation.engine.draft_policy = previous
 
 
 def looping(conversation: Conversation) -> tuple[list[int], list[int]]:

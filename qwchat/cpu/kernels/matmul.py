@@ -31,7 +31,7 @@ from qwchat.cpu.kernels.records import (
 )
 
 # Numbers of vectors for which a tile is compiled, as far as the registers of the level reach. Integer formats take the
-# next larger one and ignore the results of the lanes that hold no token; with more vectors they use the panel.
+# next larger one and ignore the results of lanes without a token; with more vectors they use the panel.
 INTEGER_COUNTS = {"avxvnni": (1, 2), "avx2": (1, 2), "neon": (1, 2, 3, 4)}.get(current_level(), (1, 2, 3, 4, 6, 8))
 FLOAT_COUNTS = (1, 2, 4, 8) if simd_level.lanes() == 16 else (1, 2)
 _REGISTER_TOKENS, _FLOAT_TOKENS = INTEGER_COUNTS[-1], FLOAT_COUNTS[-1]
