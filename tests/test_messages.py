@@ -68,7 +68,7 @@ def test_only_the_command_line_asks_the_table_for_flags() -> None:
         name
         for name, tree in sources()
         for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute) and node.attr in ("flag", "given_as")
+        if isinstance(node, ast.Attribute) and node.attr in ("flag", "flag_for")
     }
     assert asking == {*ASKING}
 
