@@ -22,9 +22,9 @@ QUANTISE = """
 import json, sys
 import numpy as np
 from quant.quantisers import quantise
-from quant.quantisers.code_store import QUANTISERS
+from quant.quantisers.code_store import CODE_STORE
 quantise(sys.argv[1], np.ones((16, 32), np.float32), 32)
-print(json.dumps({"numba": "numba" in sys.modules, "kept": sorted(QUANTISERS.load())}))
+print(json.dumps({"numba": "numba" in sys.modules, "kept": sorted(CODE_STORE.load())}))
 """
 
 

@@ -170,7 +170,7 @@ def test_the_working_folder_is_not_searched(tmp_path: Path, monkeypatch: pytest.
 
 DRIVER = f"""
 import sys
-from qwchat.cli.guard import guarded
+from qwchat.cli.guard import run_guarded
 from qwchat.text.template import ChatTemplate, isolated
 isolated.CPU_BASE = isolated.WALL_BASE = 300
 isolated._PROGRAM = sys.argv[1]
@@ -182,7 +182,7 @@ def use():
 if len(sys.argv) > 2:
     import signal
     signal.signal(signal.SIGINT, lambda number, frame: None)
-sys.exit(guarded(use, debug=False))
+sys.exit(run_guarded(use, debug=False))
 """
 
 

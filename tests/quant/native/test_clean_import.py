@@ -33,9 +33,9 @@ assert dict(os.environ) == before
 assert sys.modules["yaml"] is yaml
 assert llvmlite.ir_layer_typed_pointers_enabled
 defaults = {name: value for name, value in vars(backend.config).items() if name.isupper()}
-assert compiler.part(lambda x: x + 1)(2) == 3
+assert compiler.subroutine(lambda x: x + 1)(2) == 3
 os.environ["NUMBA_DUMP_IR"] = "1"
-assert compiler.part(lambda x: x + 2)(2) == 4
+assert compiler.subroutine(lambda x: x + 2)(2) == 4
 assert {name: value for name, value in vars(backend.config).items() if name.isupper()} == defaults
 print({name: str(value) for name, value in sorted(defaults.items())})
 """
