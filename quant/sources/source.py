@@ -116,12 +116,15 @@ class Source(Protocol):
 
     def announce(self, names: Sequence[str]) -> None:
         """Announce the tensors that will be read, in order, so that the source can fetch them ahead of time."""
+        return
 
     def discard(self, name: str) -> None:
         """Release tensor `name`, which has been stored. No later attempt will read it again."""
+        return
 
     def interrupt(self) -> None:
         """Make reads that wait for data fail. Called before a conversion is abandoned."""
+        return
 
     def close(self) -> None:
         """Close the files."""

@@ -1,7 +1,8 @@
 """A repository on a model hub: its revision, its files with sizes and checksums, and their bytes.
 
 Only `huggingface_hub` talks to the hub; it is imported here, when a model is pulled. HF_ENDPOINT, HF_TOKEN,
-HF_HUB_OFFLINE and the proxy variables mean what they mean there.
+HF_HUB_OFFLINE and the proxy variables mean what they mean there. Its internals that are relied on stay in this module,
+and tests/test_huggingface_hub.py checks them.
 """
 
 from __future__ import annotations

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from quant.errors import CheckpointError
 from quant.families import read_config
+from quant.model_config import ModelConfig
 from quant.safe_files import COPIED_FILES, atomic_write, parse_json_object, read_bounded
-from quant.sources import Rows
+from quant.sources import Rows, Source, TensorInfo
 from quant.sources.huggingface import HuggingFaceCheckpoint
 from quant.sources.safetensors import StoredTensor, parse_header
 from qwchat.store.hub import INDEX_NAME, SINGLE_NAME, HubFile, Repository, read_small
@@ -21,7 +22,7 @@ STATE_NAME = "pull.json"
 _MAX_SHARDS = 1024
 
 
-class HubCheckpoint(HuggingFaceCheckpoint):
+class HubCheckpoint(Source):
     """A repository, opened: small files are here, headers of the shards are read, the weights come in the background.
 
     Args:
@@ -40,16 +41,24 @@ class HubCheckpoint(HuggingFaceCheckpoint):
         stored: dict[str, StoredTensor],
         small: dict[str, bytes],
     ) -> None:
-        super().__init__(folder, stored, small, _fingerprint(repository))
-        self._repository, self._shards = repository, shards
+        self._repository, self._folder, self._shards, self._stored = repository, folder, shards, stored
+        self._checkpoint = HuggingFaceCheckpoint(folder, stored, small, _fingerprint(repository))
         self._remaining: dict[str, set[str]] = {}  # shard -> its tensors that are still to be converted
         self._discarded: set[str] = set()
 
     @classmethod
-    def open(cls, repository: Repository, folder: Path, *, keep: bool = False) -> HubCheckpoint:  # type: ignore[override]
-        """Fetch the small files and the headers of the shards that `folder` lacks; `keep`: leave shards that are done.
+    def open(cls, repository: Repository, folder: Path, *, keep: bool = False) -> HubCheckpoint:
+        """Fetch the small files and the headers of the shards that `folder` lacks.
 
-        Raises HubError, ModelError, and CheckpointError for what is malformed or contradictory.
+        Args:
+            repository: what is pulled.
+            folder: where its files are kept; it belongs to this revision alone.
+            keep: keep shards that have been converted.
+
+        Raises:
+            HubError: the hub does not answer as announced.
+            ModelError: the repository cannot be used.
+            CheckpointError: a file is malformed or contradicts another one.
         """
         for file in repository.small_files:
             if not _is_complete(folder / file.name, file):
@@ -71,9 +80,34 @@ class HubCheckpoint(HuggingFaceCheckpoint):
         return cls(repository, folder, shards, stored, small)
 
     @property
+    def path(self) -> Path:
+        """The folder that holds what has arrived."""
+        return self._folder
+
+    @property
     def name(self) -> str:
         """The name of the repository without its owner, as of a folder that it is downloaded to."""
         return self._repository.name.rpartition("/")[2]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over the revision and the checksums of its files."""
+        return self._checkpoint.fingerprint
+
+    @property
+    def config(self) -> ModelConfig:
+        """The numbers in config.json."""
+        return self._checkpoint.config
+
+    @property
+    def files(self) -> Mapping[str, bytes]:
+        """The small files that travel with the model."""
+        return self._checkpoint.files
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """Every tensor by name, in file order."""
+        return self._checkpoint.tensors
 
     @property
     def origin(self) -> Mapping[str, str]:
@@ -88,7 +122,7 @@ class HubCheckpoint(HuggingFaceCheckpoint):
 
     def announce(self, names: Sequence[str]) -> None:
         """Begin to fetch the shards of these tensors."""
-        state = self._path / STATE_NAME
+        state = self._folder / STATE_NAME
         with suppress(OSError, ValueError):
             self._discarded = set(json.loads(state.read_text(encoding="utf-8"))["discarded"])
         for name in names:
@@ -101,8 +135,12 @@ class HubCheckpoint(HuggingFaceCheckpoint):
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Rows:
         """Read rows of a tensor, once its shard is there."""
-        self._shards.wait(self._find(name).file.name)
-        return super().read(name, start, stop)
+        self._shards.wait(self._stored[name].file.name)
+        return self._checkpoint.read(name, start, stop)
+
+    def release(self, name: str, start: int, stop: int) -> None:
+        """Let the pages of rows start..stop leave this process."""
+        self._checkpoint.release(name, start, stop)
 
     def discard(self, name: str) -> None:
         """Give the disk the space of a tensor back, and a shard that is done."""
@@ -113,7 +151,7 @@ class HubCheckpoint(HuggingFaceCheckpoint):
             self._shards.drop(shard)
             return
         self._discarded.add(name)
-        with atomic_write(self._path / STATE_NAME, durable=False) as file:
+        with atomic_write(self._folder / STATE_NAME, durable=False) as file:
             file.write(json.dumps({"discarded": sorted(self._discarded)}).encode())
         self._shards.discard(shard, tensor.start, tensor.stop)
 
@@ -124,7 +162,7 @@ class HubCheckpoint(HuggingFaceCheckpoint):
     def close(self) -> None:
         """Stop the download and unmap the files."""
         self._shards.stop()
-        super().close()
+        self._checkpoint.close()
 
 
 def _fingerprint(repository: Repository) -> str:
