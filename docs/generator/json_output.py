@@ -72,6 +72,8 @@ OTHERS = {
     "convert": (
         "path", "preset", "dry_run", "bytes_in", "bytes_out", "bits_per_weight", "seconds", "notices", "tensors",
     ),
+    "pull": ("context", "machine_memory", "models"),
+    "estimate": ("name", "machine_memory", "estimates"),
     "bench": ("model", "threads", "simd", "rounds", "depth", "speculate", "prefill", "decode"),
     "doctor": ("ok", "checks"),
     "sessions list": ("folder", "sessions"),
@@ -150,6 +152,6 @@ def page() -> str:
         _EVENTS,
         _events(),
         "## Other commands",
-        "Top-level keys; `config show` has one key per setting, each with `value` and `from`.",
+        "Top-level keys (`pull` without a name); `config show` has one key per setting, each with `value` and `from`.",
         table(["Command", "Keys"], others),
     )
