@@ -52,9 +52,9 @@ def test_arguments_are_converted() -> None:
 def test_all_parser_errors_have_one_base_class(words: tuple[str, ...], part: str, command: str | None) -> None:
     with pytest.raises(typer_internals.PARSER_ERROR) as caught:
         run(*words)
-    said, told = typer_internals.error_text(caught.value)
-    assert part in said
-    assert told == command
+    message, command_path = typer_internals.error_text(caught.value)
+    assert part in message
+    assert command_path == command
 
 
 def test_other_errors_do_not_have_that_base_class() -> None:

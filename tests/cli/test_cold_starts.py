@@ -65,10 +65,10 @@ def test_one_of_many_first_runs_compiles_the_kernels(tmp_path: Path) -> None:
     assert count(ends, "quant.quantisers.compiled.q4") == 1
     assert count(ends, "numba") <= 2
     for lines, modules in ends:
-        told = [line for line in lines if line == WAITING.format("kernels")]
-        assert len(told) <= 1
+        notices = [line for line in lines if line == WAITING.format("kernels")]
+        assert len(notices) <= 1
         # A late process finds everything compiled, but at least one process has to wait.
-        assert not told or "qwchat.cpu.forward" not in modules
+        assert not notices or "qwchat.cpu.forward" not in modules
     assert any(WAITING.format("kernels") in lines for lines, _ in ends)
 
 

@@ -244,9 +244,9 @@ def test_a_chat_reports_the_project_file(tmp_path: Path, monkeypatch: pytest.Mon
     project = tmp_path / "qwchat.toml"
     project.write_text("system = 'Be brief.'\n")
     monkeypatch.chdir(tmp_path)
-    told = f"qwchat: using settings from {project}; /set shows them\n".encode()
+    notices = f"qwchat: using settings from {project}; /set shows them\n".encode()
     result = call("chat", models=tmp_path / "models", stdin=b"/system\n")
-    assert told in result.stderr
+    assert notices in result.stderr
     assert b"Be brief." in result.stderr
-    assert told not in call("chat", "--no-config", models=tmp_path / "models", stdin=b"/system\n").stderr
-    assert told not in call("chat", "-s", "Mine.", models=tmp_path / "models", stdin=b"/system\n").stderr
+    assert notices not in call("chat", "--no-config", models=tmp_path / "models", stdin=b"/system\n").stderr
+    assert notices not in call("chat", "-s", "Mine.", models=tmp_path / "models", stdin=b"/system\n").stderr

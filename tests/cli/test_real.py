@@ -131,17 +131,17 @@ def test_a_session_continues_from_its_snapshot(models: Path, tmp_path: Path) -> 
     [path] = (tmp_path / "a").glob("*/kv.snapshot")
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     shutil.copytree(tmp_path / "a", tmp_path / "c")
-    resumed, told = ask("the other", "a", "--ctx", "400", "--kv", "q8")
+    resumed, notices = ask("the other", "a", "--ctx", "400", "--kv", "q8")
     again, _ = ask("the other", "b", "--snapshot", "off", "--kv", "q8")
-    assert told == ""
+    assert notices == ""
     # A reply's last token is evaluated only when the conversation continues.
     assert held - 1 <= resumed["tokens"]["cached"] <= held
     assert again["tokens"]["cached"] == 0
     assert resumed["text"] == again["text"] != ""
-    other, told = ask("the other", "c", "--kv", "f32")
+    other, notices = ask("the other", "c", "--kv", "f32")
     assert other["tokens"]["cached"] == 0
     assert (
-        told
+        notices
         == f"qwchat: {path.parent.parent.with_name('c') / path.parent.name}/kv.snapshot has another --kv than "
         + ("f32: the conversation will be evaluated again\n")
     )

@@ -165,12 +165,12 @@ def test_output_without_a_reader_is_code_141(sessions: Path, arguments: tuple[st
     reader, writer = os.pipe()
     os.close(reader)
     errors, stderr = os.pipe()
-    with Path(os.devnull).open() as stdin, os.fdopen(errors, "rb") as told:
+    with Path(os.devnull).open() as stdin, os.fdopen(errors, "rb") as error_output:
         variables = environment(sessions, replies=[CODE])
         program = starter().start(arguments, variables, Path.cwd(), (stdin.fileno(), writer, stderr))
         os.close(writer)
         os.close(stderr)
-        check_code_141(program.wait(), told.read())
+        check_code_141(program.wait(), error_output.read())
 
 
 @pytest.mark.parametrize("arguments", some(PRINTING, 12), ids=" ".join)
@@ -203,12 +203,12 @@ def test_unreadable_output_is_code_141(sessions: Path, tmp_path: Path, arguments
     check_code_141(ran.returncode, ran.stderr)
 
 
-def check_code_141(code: int, told: bytes) -> None:
+def check_code_141(code: int, error_output: bytes) -> None:
     """Check for the exit code of a broken pipe, without a message."""
     assert code == 141
-    assert b"Traceback" not in told
-    assert b"Exception ignored" not in told
-    assert b"Broken pipe" not in told
+    assert b"Traceback" not in error_output
+    assert b"Exception ignored" not in error_output
+    assert b"Broken pipe" not in error_output
 
 
 def test_commands_without_output_do_not_need_stdout(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from qwchat.errors import UsageError
 
 
 @pytest.mark.parametrize(
-    ("words", "complaint"),
+    ("words", "expected"),
     [
         (["-n", "x", "-p", "hi"], "invalid value for '--count' / '-n': 'x' is not a whole number"),
         (["--logprobs", "2.5", "-p", "hi"], "invalid value for '--logprobs': '2.5' is not a whole number"),
@@ -25,10 +25,10 @@ from qwchat.errors import UsageError
         (["--debug=1"], "option '--debug' does not take a value"),
     ],
 )
-def test_an_invalid_argument_is_named(words: list[str], complaint: str) -> None:
+def test_an_invalid_argument_is_named(words: list[str], expected: str) -> None:
     with pytest.raises(UsageError) as raised:
         run_app(words)
-    assert str(raised.value).startswith(complaint)
+    assert str(raised.value).startswith(expected)
 
 
 def test_values_are_converted_to_their_types() -> None:

@@ -55,22 +55,22 @@ def test_a_persona_has_the_contents_of_its_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given_values", "complaint"),
+    ("given_values", "expected"),
     [
         ({}, "persona poet needs year"),
         ({"yaer": "1"}, "persona poet has no variable 'yaer': did you mean year?"),
         ({"zzz": "1"}, "persona poet has no variable 'zzz': its variables are place, year"),
     ],
 )
-def test_missing_and_unknown_variables(tmp_path: Path, given_values: dict[str, str], complaint: str) -> None:
+def test_missing_and_unknown_variables(tmp_path: Path, given_values: dict[str, str], expected: str) -> None:
     poet = personas.read("poet", folder(tmp_path, poet=POET))
     with pytest.raises(UsageError) as error:
         poet.fill_variables(given_values)
-    assert str(error.value) == complaint
+    assert str(error.value) == expected
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("text", "expected"),
     [
         ("temp = 1\nctx = 4096\n", ":2: a persona cannot set ctx"),
         ("sytem = 'a'\n", ":1: there is no setting 'sytem': did you mean system?"),
@@ -82,11 +82,11 @@ def test_missing_and_unknown_variables(tmp_path: Path, given_values: dict[str, s
         ("system =", ":1: invalid value"),
     ],
 )
-def test_errors_name_their_line(tmp_path: Path, text: str, complaint: str) -> None:
+def test_errors_name_their_line(tmp_path: Path, text: str, expected: str) -> None:
     environment = folder(tmp_path, x=text)
     with pytest.raises(UsageError) as error:
         personas.read("x", environment)
-    assert str(error.value).startswith(f"{tmp_path}/personas/x.toml{complaint}")
+    assert str(error.value).startswith(f"{tmp_path}/personas/x.toml{expected}")
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "a b", "/etc/passwd", "-x", "é", "x" * 201])

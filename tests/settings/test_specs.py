@@ -63,7 +63,7 @@ BOUNDLESS = ("top-k", "max-tokens", "ctx", "loop-guard", "bell", "snapshot-limit
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "complaint"),
+    ("name", "text", "expected"),
     [
         ("temp", "warm", "x must be a number from 0 to 5, not 'warm'"),
         ("temp", "9", "x must be from 0 to 5, not 9"),
@@ -84,10 +84,10 @@ BOUNDLESS = ("top-k", "max-tokens", "ctx", "loop-guard", "bell", "snapshot-limit
         ("stop", "", 'x must be a non-empty string or a list of them, such as ["a", "b"], not \'\''),
     ],
 )
-def test_invalid_values_are_refused(name: str, text: str, complaint: str) -> None:
+def test_invalid_values_are_refused(name: str, text: str, expected: str) -> None:
     with pytest.raises(UsageError) as error:
         find_spec(name).parse(text, "x")
-    assert str(error.value) == complaint
+    assert str(error.value) == expected
 
 
 @pytest.mark.parametrize(

@@ -52,14 +52,14 @@ DISGUISES = [
 ]
 
 
-@pytest.mark.parametrize(("text", "complaint"), LIMITS)
+@pytest.mark.parametrize(("text", "expected"), LIMITS)
 @pytest.mark.parametrize("before", DISGUISES)
 def test_too_complex_text_is_refused_before_parsing(
-    monkeypatch: pytest.MonkeyPatch, before: str, text: str, complaint: str
+    monkeypatch: pytest.MonkeyPatch, before: str, text: str, expected: str
 ) -> None:
     tomllib.loads(before)
     monkeypatch.setattr(tomllib, "loads", lambda text: pytest.fail("parsed"))
-    with pytest.raises(UsageError, match=rf"^file\.toml:\d+: {complaint}") as error:
+    with pytest.raises(UsageError, match=rf"^file\.toml:\d+: {expected}") as error:
         toml.parse(before + text, "file.toml")
     assert len(str(error.value)) < 120
 
