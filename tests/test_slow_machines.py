@@ -21,10 +21,11 @@ CLOCKS |= {f"{name}_ns" for name in CLOCKS}
 CALL = re.compile(rf"\b(time|os|resource)\s*\.\s*({'|'.join(CLOCKS)})\s*\(")
 # A benchmark's stopwatch is compared with a clock of the same run, which holds on any machine.
 EXCEPTIONS = {"benchmarks/test_startup.py"}
-# Intended sleeps: tests of elapsed time, and endless work.
+# Intended sleeps: tests of elapsed time, endless work, and a slow network.
 SLEEPS = {
     "chat/editor/test_stopping.py": 1,
     "quant/native/test_object_store.py": 1,
+    "store/test_model_pull.py": 1,
 }
 CHILD = "import signal; print(*(n for n in signal.Signals if signal.getsignal(n) is signal.SIG_IGN))"
 

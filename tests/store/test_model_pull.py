@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests import tiers
+from tests.clocks import PATIENCE_SECONDS, wait_for
 from tests.quant.checkpoints import make_checkpoint
 from tests.quant.converting import run as convert_all
 from tests.store.hub_server import COMMIT, HubState, serving
@@ -58,7 +59,7 @@ class Hub:
 
     def pull(self, *arguments: str, **environment: str) -> tuple[int, str, str]:
         process = self.start(*arguments, **environment)
-        out, err = process.communicate(timeout=240)
+        out, err = process.communicate(timeout=PATIENCE_SECONDS)
         return process.returncode, out, err
 
     def disk_bytes(self) -> int:
@@ -202,12 +203,10 @@ def test_a_failing_hub_is_one_line_and_resumes(hub: Hub, local: Path) -> None:
 def test_two_pulls_of_one_model(hub: Hub, local: Path) -> None:
     hub.state.on_chunk = lambda: time.sleep(0.02)
     first = hub.start("Qwen/Tiny")
-    deadline = time.monotonic() + 60
-    while not hub.state.sent and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for(lambda: hub.state.sent, "the first download")
     code, _, err = hub.pull("Qwen/Tiny")
     assert (code, "another process pulls Tiny-q4: wait for it" in err) == (2, True)
-    _, err = first.communicate(timeout=240)
+    _, err = first.communicate(timeout=PATIENCE_SECONDS)
     assert first.returncode == 0, err
     assert_same(hub.models / "Tiny-q4", local)
 
