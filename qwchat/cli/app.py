@@ -16,6 +16,7 @@ from qwchat.cli import completion, config_options, options, session_options, typ
 from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.guard import run_guarded
+from qwchat.cli.typer_callbacks import typer_callback
 from qwchat.cli.typer_commands import CliCommand, CliGroup
 from qwchat.errors import UsageError
 
@@ -169,12 +170,12 @@ def _app(*, completing: bool) -> typer.Typer:
     version = Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit")
     ]
-    root = options.typer_callback(options.ReplyOptions, _root, {"version": (version, False)})
+    root = typer_callback(options.ReplyOptions, _root, {"version": (version, False)})
     app.callback(invoke_without_command=True)(root)
     for name, options_class, module, help_text in _COMMANDS:
         run = functools.partial(_run, module)
         command = app.command(name, cls=CliCommand, help=help_text, short_help=help_text, epilog=_EPILOGS.get(name))
-        command(options.typer_callback(options_class, run))
+        command(typer_callback(options_class, run))
     for name, help_text, commands in _COMMAND_GROUPS:
         app.add_typer(_group(commands), name=name, help=help_text, short_help=help_text)
     return app
@@ -185,13 +186,11 @@ def _group(commands: _Commands) -> typer.Typer:
     group = typer.Typer(cls=CliGroup, rich_markup_mode=None)
     _, first_options, first_task, _ = commands[0]
     group.callback(invoke_without_command=True)(
-        options.typer_callback(first_options, functools.partial(_run_default, first_task, first_options()))
+        typer_callback(first_options, functools.partial(_run_default, first_task, first_options()))
     )
     for name, options_class, task, help_text in commands:
         run = functools.partial(_run, task)
-        group.command(name, cls=CliCommand, help=help_text, short_help=help_text)(
-            options.typer_callback(options_class, run)
-        )
+        group.command(name, cls=CliCommand, help=help_text, short_help=help_text)(typer_callback(options_class, run))
     return group
 
 
