@@ -8,7 +8,7 @@ from huggingface_hub import constants, file_download
 
 
 def test_downloads_arrive_in_pieces_of_the_size_that_is_set() -> None:
-    """A broken connection loses the piece under way, so `qwchat.store.hub` asks for smaller ones."""
+    """Check the constant with which `qwchat.store.hub` shortens the piece that a broken connection loses."""
     assert isinstance(constants.DOWNLOAD_CHUNK_SIZE, int)
     assert "constants.DOWNLOAD_CHUNK_SIZE" in inspect.getsource(file_download.http_get)
 
