@@ -15,7 +15,7 @@ TREE = Path(__file__).parent.parent
 PRODUCT = [TREE / "qwchat", TREE / "quant"]
 PROSE = [TREE / name for name in ("qwchat", "quant", "benchmarks", "models/recipe", "tests", "docs", "README.md")]
 # Entries of the log stay as they were written; the list of constructions names them.
-UNCHECKED = {TREE / "docs/log.md", TREE / "tests/wording.py"}
+UNCHECKED = {TREE / "docs/log.md", TREE / "tests/wording.py", TREE / "tests/test_plain_english.py"}
 
 # Names that had to be learnt, each with the term that replaced it.
 REPLACED = {

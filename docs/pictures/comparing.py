@@ -14,7 +14,7 @@ _FIGURE = re.compile(r"\d[\d,.]*")
 _UNIT = re.compile(r"# ?(ms|s|min|h|[kMGT]?B|[kMG]?B/s|tok/s|/s)(?![\w/])")
 _PROMPT, _BELOW = re.compile(r"\[bold\]> "), re.compile(r"\[faint\](stopped|# )")
 _LEVEL = re.compile(rf"\b({'|'.join(LEVELS)})\b")
-_FIGURES = re.compile(r"^\[faint\]#( to first token)? · .*")  # Wide numbers leave less room for words.
+_FIGURES = re.compile(r"^\[faint\]#( to first token)? · .*")  # Wide numbers leave less space for words.
 _LINE = re.compile(r"[─━╸╺]+")
 
 
