@@ -25,12 +25,14 @@ from qwchat.cli.options import DoctorOptions
 from qwchat.cli.streams import Streams
 from qwchat.cli.tables import Column, TableWriter
 from qwchat.errors import QwchatError
+from qwchat.limits import DEFAULT_CONTEXT
 
 CheckState = Literal["ok", "warning", "error"]
 
 _LOW_MEMORY_BYTES = 1 << 30
 _LOW_DISK_BYTES = 1 << 30
 _MAX_NAMED = 5
+_GENERAL_MODELS = "qwen2.5:"
 _CPUINFO = Path("/proc/cpuinfo")
 _COLUMNS = (
     Column(styles={"ok": "green", "warning": "yellow", "error": "red"}),
@@ -88,6 +90,7 @@ def _checks(dependencies: Dependencies) -> Iterator[CheckResult]:
         ("kernels", lambda: _kernels(dependencies)),
         ("models", _models),
         ("default model", _default_model),
+        ("largest model", _largest_model),
         ("disk", _disk),
         ("settings", _settings),
         ("sessions", _sessions),
@@ -214,6 +217,25 @@ def _default_model() -> tuple[CheckState, str, str]:
             raise
         return "error", f"{found.name} is damaged: {error}", "convert it again"
     return "ok", f"{found.name}, {folder.preset}, {data_size(folder.total_bytes)}", ""
+
+
+def _largest_model() -> tuple[CheckState, str, str]:
+    """Name the largest general model of the catalogue that leaves a third of the memory to other programs."""
+    from quant.presets import DEFAULT_PRESET
+    from qwchat.cpu.memory import total_memory
+    from qwchat.store.catalogue import entries
+    from qwchat.store.memory_estimate import estimate
+
+    memory = total_memory()
+    if memory is None:
+        return "ok", "unknown, since the system reports no memory", ""
+    general = [entry for entry in entries() if entry.name.startswith(_GENERAL_MODELS)]
+    needs = {entry.name: estimate(entry.config, DEFAULT_PRESET, DEFAULT_CONTEXT).total for entry in general}
+    fitting = [name for name, needed in needs.items() if needed <= memory * 2 / 3]
+    if not fitting:
+        return "ok", "mini; no model of the catalogue fits", ""
+    largest = max(fitting, key=needs.__getitem__)
+    return "ok", f"{largest} at {DEFAULT_PRESET}: {data_size(needs[largest])} (qwchat pull {largest})", ""
 
 
 def _disk() -> tuple[CheckState, str, str]:

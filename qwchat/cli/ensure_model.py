@@ -9,7 +9,7 @@ from qwchat import models_folder
 from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.setup_progress import SetupProgress
 from qwchat.cli.streams import Streams
-from qwchat.errors import QwchatError
+from qwchat.errors import ModelError, QwchatError
 from qwchat.models_folder import LocatedModel
 
 _POLL_SECONDS = 0.1
@@ -27,7 +27,7 @@ def ensure_model(
         ModelError: there is no such model.
         QwchatError: the models folder is not writable.
     """
-    located = models_folder.locate(requested_model(model))
+    located = _locate(requested_model(model), streams)
     if dependencies.compiled():
         return _ensure_converted(located, streams, threads, None)
     if problem := dependencies.cache_problem():
@@ -37,6 +37,18 @@ def ensure_model(
         setup.expect_no_conversion()
         dependencies.compile(lambda name, cost: setup.compiling(name.replace("_", " "), cost), setup.wait)
     return converted
+
+
+def _locate(name: str, streams: Streams) -> LocatedModel:
+    """Return the model of that name, after offering to pull one of the catalogue. Raises ModelError."""
+    try:
+        return models_folder.locate(name)
+    except ModelError:
+        from qwchat.cli.pull_offer import offer_to_pull
+
+        if not offer_to_pull(name, streams):
+            raise
+    return models_folder.locate(name)
 
 
 def _ensure_converted(

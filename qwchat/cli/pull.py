@@ -32,30 +32,62 @@ def run(options: PullOptions, dependencies: Dependencies) -> int:
 
         write_catalogue(streams, as_json=options.json)
         return ExitCode.OK
+    began = time.monotonic()
+    pull, conversion = pull_model(
+        options.name,
+        options.preset or DEFAULT_PRESET,
+        streams,
+        alias=options.alias,
+        keep_checkpoint=options.keep_checkpoint,
+        threads=options.threads,
+    )
+    _report(pull, conversion, time.monotonic() - began, options, streams)
+    return ExitCode.OK
+
+
+def pull_model(
+    name: str,
+    preset: str,
+    streams: Streams,
+    *,
+    alias: str | None = None,
+    keep_checkpoint: bool = False,
+    threads: int | None = None,
+) -> tuple[Pull, ConversionResult]:
+    """Pull a model with progress on standard error.
+
+    Args:
+        name: name from the catalogue, or OWNER/NAME[@REVISION].
+        preset: formats of the tensors.
+        streams: where progress is shown.
+        alias: name of the model folder; by default made from `name` and `preset`.
+        keep_checkpoint: keep the downloaded files as well.
+        threads: quantising threads.
+
+    Raises:
+        UsageError: a name is invalid, or the folder exists.
+        QwchatError, QuantError: as `qwchat.store.model_pull.Pull.events`.
+    """
     from qwchat.store.catalogue import resolve_repository
     from qwchat.store.hub import find_repository
     from qwchat.store.model_pull import Pull, remove_leftovers
 
-    preset = options.preset or DEFAULT_PRESET
-    repository_name, revision, base = resolve_repository(options.name)
-    name = f"{base}-{preset}" if options.alias is None else options.alias
-    if not name or name.startswith(".") or not name.isprintable() or set(name) & set("/\\"):
-        raise UsageError(f"{name[:200]!r} is not a folder name: give one without slashes that begins with no dot")
-    destination = models_folder.models_folder() / name
+    repository_name, revision, base = resolve_repository(name)
+    folder = f"{base}-{preset}" if alias is None else alias
+    if not folder or folder.startswith(".") or not folder.isprintable() or set(folder) & set("/\\"):
+        raise UsageError(f"{folder[:200]!r} is not a folder name: give one without slashes that begins with no dot")
+    destination = models_folder.models_folder() / folder
     if destination.exists():
         remove_leftovers(destination)
-        raise UsageError(f"{destination} is there already: give another name, or remove it first")
+        raise UsageError(f"{destination} exists already: choose another name, or remove it first")
     streams.screen.hint(f"looking up {repository_name}")
     repository = find_repository(repository_name, revision)
-    pull = Pull(repository, destination, preset, keep_checkpoint=options.keep_checkpoint, threads=options.threads)
-    began = time.monotonic()
+    pull = Pull(repository, destination, preset, keep_checkpoint=keep_checkpoint, threads=threads)
     try:
-        conversion = run_conversion(_with_download(pull), f"pulling {name}", streams)
+        return pull, run_conversion(_with_download(pull), f"pulling {folder}", streams)
     except KeyboardInterrupt:
         streams.screen.hint("what is done is kept: the same command resumes it")
         raise
-    _report(pull, conversion, time.monotonic() - began, options, streams)
-    return ExitCode.OK
 
 
 def _with_download(pull: Pull) -> Iterator[ConversionEvent]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 
 from quant.units import data_size
 from qwchat import models_folder
+from qwchat.cli.confirmation import confirm
 from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.options import RemoveOptions
@@ -26,9 +26,7 @@ def run(options: RemoveOptions, dependencies: Dependencies) -> int:
         for model in models.values():
             streams.screen.hint(f"{model.name}  {data_size(_size(model.path))}")
         question = "remove it?" if len(models) == 1 else f"remove these {len(models)}?"
-        streams.screen.stream.write(f"{question} [y/N] ")
-        streams.screen.stream.flush()
-        if sys.stdin.readline().strip().casefold() not in ("y", "yes"):
+        if not confirm(streams, question):
             streams.screen.hint("nothing removed")
             return ExitCode.OK
     for model in models.values():

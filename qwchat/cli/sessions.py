@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -11,6 +10,7 @@ from dataclasses import asdict
 from qwchat.characters import sanitise
 from qwchat.chat.formatting import one_line
 from qwchat.chat.view.table import format_pairs
+from qwchat.cli.confirmation import confirm
 from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.json_output import json_line
@@ -120,7 +120,7 @@ def remove(options: SessionsRemoveOptions, dependencies: Dependencies) -> int:
             )
         for entry in entries:
             streams.screen.hint(f"{entry.id}  {entry.label}, {entry.messages} messages")
-        if not _confirm(streams, "remove it?" if len(entries) == 1 else f"remove these {len(entries)}?"):
+        if not confirm(streams, "remove it?" if len(entries) == 1 else f"remove these {len(entries)}?"):
             streams.screen.hint("nothing removed")
             return ExitCode.OK
     for entry in entries:
@@ -190,9 +190,3 @@ def _matches(
             match = pattern.search(line)
             if match is not None:
                 yield node.id, node.role, match
-
-
-def _confirm(streams: Streams, question: str) -> bool:
-    streams.screen.stream.write(f"{question} [y/N] ")
-    streams.screen.stream.flush()
-    return sys.stdin.readline().strip().casefold() in ("y", "yes")

@@ -76,7 +76,7 @@ class Pull:
 
         spec = conversion_spec(self._preset)
         if self._keep and self.checkpoint.exists():
-            raise UsageError(f"{self.checkpoint} is there already: remove it, or pull without keeping the checkpoint")
+            raise UsageError(f"{self.checkpoint} exists already: remove it, or pull without keeping the checkpoint")
         self.destination.parent.mkdir(parents=True, exist_ok=True)
         with self._locked():
             self._begin()

@@ -23,6 +23,7 @@ NAMES = [
     "kernels",
     "models",
     "default model",
+    "largest model",
     "disk",
     "settings",
     "sessions",

@@ -113,7 +113,7 @@ def test_a_pull_is_a_conversion(hub: Hub, local: Path) -> None:
         assert hub.state.sent[file.name] <= file.stat().st_size + (1 << 19)  # what a closed connection had under way
     code, _, err = hub.pull("Qwen/Tiny")
     assert code == 2
-    assert "Tiny-q4 is there already" in err
+    assert "Tiny-q4 exists already: choose another name" in err
 
 
 def test_the_checkpoint_can_be_kept(hub: Hub, local: Path) -> None:
