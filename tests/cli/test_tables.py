@@ -204,8 +204,10 @@ def test_doctor_in_a_terminal(tmp_path: Path) -> None:
     with Terminal("doctor", models=tmp_path, columns=60, rows=60) as terminal:
         assert terminal.end() in (0, 1)
         lines = terminal.text.split("\n")
-    assert lines[0].startswith("ok       program        qwchat ")
-    assert all(line[:9].strip() in ("ok", "warning", "error", "") for line in lines)
+    # A busy machine adds a warning, whose word is wider.
+    assert re.match(r"ok +program +qwchat ", lines[0])
+    start = lines[0].index("program")
+    assert all(line[:start].strip() in ("ok", "warning", "error", "") for line in lines)
     assert max(map(len, lines)) <= 60
     in_pipe = call("doctor", models=tmp_path).stdout.decode().split("\n")
     assert in_pipe[0].startswith("ok       program        qwchat ")
