@@ -23,6 +23,8 @@ from qwchat.models_folder import LocatedModel
 if TYPE_CHECKING:
     from quant.model_config import ModelConfig
 
+_MAX_ORIGIN = 200  # characters of a text from the manifest
+_MAX_SHOWN_CONTEXT = 1 << 18
 _LAYER = re.compile(r"\.layers\.(\d+)\.")
 _TENSOR_COLUMNS = (
     Column("tensor", wrap=16, style="bold"),
@@ -170,6 +172,7 @@ def _write_tables(tables: TableWriter, details: ModelDetails) -> None:
         ("model", f"{located.name} ({kind})"),
         ("folder", str(located.path)),
         *([("made from", f"{origin['name']}, {data_size(origin['bytes'])}")] if located.converted else []),
+        *_origin_facts(origin or {}),
         ("fingerprint", str(details.facts["fingerprint"])),
         ("weights", f"{details.parameters:,} in {details.stored_bytes:,} bytes"),
         ("bits per weight", f"{details.bits_per_weight:.4f}"),
@@ -183,6 +186,7 @@ def _write_tables(tables: TableWriter, details: ModelDetails) -> None:
             f"{config.vocab_size:,} tokens, {'tied' if config.tie_word_embeddings else 'separate'} output head",
         ),
         ("context", f"{config.max_position_embeddings:,} tokens"),
+        *_memory_facts(details),
     ]
     files = [(name, f"{size:,}") for name, size in details.files.items()]
     tables.write(
@@ -190,6 +194,33 @@ def _write_tables(tables: TableWriter, details: ModelDetails) -> None:
         tables.table(_TENSOR_COLUMNS, _tensor_rows(details.tensors)),
         tables.table(_FILE_COLUMNS, files),
     )
+
+
+def _origin_facts(origin: dict[str, object]) -> list[tuple[str, str]]:
+    """Return repository, revision and licence of a model that was pulled."""
+    return [
+        (name, text[:_MAX_ORIGIN])
+        for name in ("repository", "revision", "licence")
+        if isinstance(text := origin.get(name), str)
+    ]
+
+
+def _memory_facts(details: ModelDetails) -> list[tuple[str, str]]:
+    """Return the memory that a chat with the model needs; nothing for a checkpoint."""
+    if not details.located.converted:
+        return []
+    from qwchat.store.memory_estimate import contexts, estimate
+
+    config, preset = details.config, str(details.facts["preset"])
+    try:
+        needs = [
+            estimate(config, preset, context, weights=details.stored_bytes)
+            for context in contexts(config, ())
+            if context <= _MAX_SHOWN_CONTEXT
+        ]
+    except (MemoryError, ValueError, OverflowError):  # Sizes that no machine has.
+        return []
+    return [("memory", ", ".join(f"{data_size(need.total)} with {need.context:,} tokens" for need in needs))]
 
 
 def _tensor_rows(tensors: Iterable[TensorDetails]) -> list[tuple[str, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,6 +56,7 @@ def test_any_manifest_is_shown_or_refused_on_one_line(
 ) -> None:
     model = Path(shutil.copytree(made, tmp_path / "model"))
     manifest = json.loads((made / MANIFEST_NAME).read_text())
+    manifest["source"] |= {"repository": "owner/name", "revision": "0123", "licence": "mit"}
     shown = refused = 0
     for place in places(manifest):
         for odd in (*ODD, ...):
@@ -73,11 +75,22 @@ def test_any_manifest_is_shown_or_refused_on_one_line(
             assert code in (0, 3), (place, odd, errors)
             assert len(errors.splitlines()) == (code != 0), (place, errors)
             assert len(errors) < 1000
-            assert "a bug" not in errors
+            assert "internal error" not in errors
             assert "\x1b" not in output + errors
             shown, refused = shown + (code == 0), refused + (code == 3)
     assert shown > 20
     assert refused > 200
+
+
+def test_origin_and_memory_are_shown(made: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(made, tmp_path / "model"))
+    manifest = json.loads((made / MANIFEST_NAME).read_text())
+    manifest["source"] |= {"repository": "owner/name", "revision": "0123", "licence": "mit"}
+    (model / MANIFEST_NAME).write_text(json.dumps(manifest))
+    lines = call("show", str(model), models=tmp_path / "models").stdout.decode().split("\n")
+    pairs = {line[:15].strip(): line[15:].strip() for line in lines[: lines.index("")]}
+    assert (pairs["repository"], pairs["revision"], pairs["licence"]) == ("owner/name", "0123", "mit")
+    assert re.fullmatch(r"[\d.]+ MB with 256 tokens", pairs["memory"])
 
 
 @pytest.mark.parametrize("key", ["name", "bytes", "fingerprint"])
