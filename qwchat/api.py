@@ -35,8 +35,9 @@ from qwchat.model.decoder import Decoder
 from qwchat.models_folder import is_model, locate
 from qwchat.request import Prompt, Request, SamplingParams, random_seed
 from qwchat.text.generation_config import GenerationDefaults
+from qwchat.text.prompts import build_prompt
 from qwchat.text.reply_builder import ReplyBuilder
-from qwchat.text.template import ChatTemplate, encode_chat
+from qwchat.text.template import ChatTemplate
 from qwchat.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -186,18 +187,17 @@ class Model:
         """Return the text of `token_ids`. Invalid UTF-8 becomes U+FFFD."""
         return self.tokenizer.decode(token_ids)
 
-    def prompt(self, messages: Sequence[Message], *, continuing: bool = False) -> Prompt:
+    def prompt(self, messages: Sequence[Message], *, continuing: bool = False, thinking: bool = True) -> Prompt:
         """Render the prompt of a conversation, up to the start of the assistant's next turn.
 
-        With `continuing` the last message is an unfinished reply, and the prompt ends with its tokens.
+        With `continuing` the last message is an unfinished reply, and the prompt ends with its tokens. Without
+        `thinking` the template is asked to leave out the thought (`enable_thinking`), which some cannot.
 
         Raises:
             TemplateError: the chat template fails on the conversation.
             UsageError: `continuing` is set and the last message is not a reply.
         """
-        unfinished_ids = self._unfinished_reply_ids(messages) if continuing else []
-        ids = encode_chat(self.tokenizer, self.template, messages[:-1] if continuing else messages)
-        return Prompt([*ids, *unfinished_ids], len(unfinished_ids))
+        return build_prompt(self.tokenizer, self.template, messages, continuing=continuing, thinking=thinking)
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Return the token ids of the prompt of a conversation. Raises TemplateError."""
@@ -296,8 +296,12 @@ class Model:
         continuing: bool = False,
         constraint: Constraint | None = None,
         logprobs: int = 0,
+        thinking: bool = True,
     ) -> Iterator[TextEvent]:
         """Generate the assistant's next turn. Other arguments, events and errors are those of `generate`.
+
+        Thoughts of a reasoning model are events with `reasoning` and Done.reasoning; `stop` and `constraint` apply to
+        the answer alone. `thinking` is that of `prompt`. A message of an earlier reply takes Done.content.
 
         With `continuing` the last message is an unfinished reply, which continues as it would have with the same seed
         and parameters. Its `token_ids` are used if present; otherwise its text is encoded.
@@ -312,13 +316,17 @@ class Model:
             constraint=constraint,
             logprobs=logprobs,
         )
-        return self.stream(self.prompt(messages, continuing=continuing), request, cancel)
+        return self.stream(self.prompt(messages, continuing=continuing, thinking=thinking), request, cancel)
 
     def stream(self, prompt: Prompt, request: Request, cancel: Cancel | None = None) -> Iterator[TextEvent]:
         """Generate the reply to a rendered prompt. Events and errors are those of `generate`."""
         continued_ids = prompt.ids[prompt.tokens - prompt.continued :]
-        mask = None if request.constraint is None else self.mask_factory.mask(request.constraint, continued_ids)
-        reply = ReplyBuilder(self.tokenizer, request, continued_ids)
+        mask = (
+            None
+            if request.constraint is None
+            else self.mask_factory.mask(request.constraint, continued_ids, prompt.reasoning)
+        )
+        reply = ReplyBuilder(self.tokenizer, request, continued_ids, prompt.reasoning)
         events = self.engine.generate(
             self.cached_context,
             prompt.ids,
@@ -335,7 +343,7 @@ class Model:
                 if isinstance(event, Prefilled):
                     yield event
                 elif isinstance(event, TokenStep):
-                    yield reply.step(event)
+                    yield from reply.step(event)
                 else:
                     if tail := reply.flush():
                         yield tail
@@ -383,13 +391,6 @@ class Model:
                 qwchat or with another cache format. The cache is empty then.
         """
         return self.cached_context.restore(Path(path), self.folder.fingerprint)
-
-    def _unfinished_reply_ids(self, messages: Sequence[Message]) -> list[int]:
-        """Return the token ids of the reply to continue. Raises UsageError if there is no reply at the end."""
-        if not messages or messages[-1]["role"] != "assistant":
-            raise UsageError("there is nothing to continue: the last message is not a reply")
-        token_ids = messages[-1].get("token_ids")
-        return self.encode(messages[-1]["content"]) if token_ids is None else [int(each) for each in token_ids]
 
     def close(self) -> None:
         """Stop the model's threads."""

@@ -23,6 +23,7 @@ class Stats:
         drafted_tokens: draft tokens that were evaluated.
         accepted_tokens: draft tokens that were accepted.
         unread_tokens: prompt tokens that were not evaluated because the reply was stopped during prefill.
+        reasoning_tokens: tokens of the thought with its tags; for a continued reply, those of the earlier part too.
     """
 
     prompt_tokens: int
@@ -35,6 +36,7 @@ class Stats:
     drafted_tokens: int = 0
     accepted_tokens: int = 0
     unread_tokens: int = 0
+    reasoning_tokens: int = 0
 
     @property
     def evaluated_tokens(self) -> int:
@@ -118,13 +120,15 @@ class TextStep:
 
     Attributes:
         text: empty while bytes of a character or a possible stop string are held back.
-        token_id: None for text that was held back until the end of the reply.
+        token_id: None for text that was held back, at the end of the reply or of the thought.
         logprob: the token's log-probability, if requested.
+        reasoning: True for tokens of the thought and its tags.
     """
 
     text: str
     token_id: int | None
     logprob: TokenLogprob | None = None
+    reasoning: bool = False
 
 
 @dataclass(frozen=True)
@@ -134,11 +138,13 @@ class Done:
     Attributes:
         finish_reason: why the reply ended.
         stats: its figures.
-        text: the whole reply.
+        text: the whole reply without its thought.
         token_ids: its tokens.
         seed: the random seed that was used.
         meets_constraint: True if `text` meets its constraint; None without a constraint.
         logprobs: one entry per new token, if requested.
+        reasoning: the thought of a reasoning model, without its tags.
+        raw_text: thought, tags and answer as the model wrote them; None if the reply has no thought.
     """
 
     finish_reason: FinishReason
@@ -148,6 +154,13 @@ class Done:
     seed: int
     meets_constraint: bool | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
+    reasoning: str = ""
+    raw_text: str | None = None
+
+    @property
+    def content(self) -> str:
+        """The text that belongs to `token_ids`, for the messages of the next prompt."""
+        return self.text if self.raw_text is None else self.raw_text
 
 
 EngineEvent = Prefilled | TokenStep | Finished

@@ -12,6 +12,7 @@ from typing import Protocol
 from quant.wording import Argument, ArgumentMessage
 from qwchat.errors import UsageError
 from qwchat.limits import MAX_LOGPROBS, MAX_PENALTY, MAX_TEMPERATURE
+from qwchat.reasoning import ReasoningStart
 
 SEED_BITS = 32  # short enough to copy by hand
 
@@ -123,10 +124,12 @@ class Prompt:
     Attributes:
         ids: its token ids.
         continued: number of ids at the end that belong to an unfinished reply, which is to be continued.
+        reasoning: how the reply begins, before the part to be continued.
     """
 
     ids: Sequence[int]
     continued: int = 0
+    reasoning: ReasoningStart = "none"
 
     @property
     def tokens(self) -> int:

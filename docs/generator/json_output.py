@@ -24,10 +24,10 @@ _ERROR = "A reply that an error ends has these keys, and `model`, `settings` and
 _EVENTS = """\
 `--jsonl` prints one object per event as it happens, each with the key `event`. `start` comes first, `done` or `error`
 last; `done` has the keys of a reply. The second event of the example appears only if turns of the conversation are
-left out from now on."""
+left out from now on, and `reasoning` marks the text of a thought."""
 
 KEYS = {
-    "text": "The reply.",
+    "text": "The reply, without its thought.",
     "finish_reason": "`stop`, `length` (`--max-tokens`), `context` (full), `cancelled`, `repetition` or `error`.",
     "truncated": "A limit cut the reply, or turns of the conversation were left out.",
     "left_out": "Turns that the model did not receive.",
@@ -41,11 +41,13 @@ KEYS = {
     "tokens.accepted": "Draft tokens that were accepted.",
     "tokens.context": "Size of the context window.",
     "tokens.context_used": "Positions that the prompt and the reply use.",
+    "tokens.reasoning": "Tokens of the thought with its tags; only if the reply has one.",
     "timings.time_to_first_token": "Seconds until the first token; null if there was no token.",
     "timings.prefill_seconds": "Seconds until the prompt was evaluated.",
     "timings.decode_seconds": "Seconds from the first token to the last.",
     "timings.prefill_tokens_per_second": "Evaluated prompt tokens per second.",
     "timings.decode_tokens_per_second": "Tokens per second after the first one.",
+    "reasoning": 'The thought of a reasoning model, "" if it is empty; only if the reply has one.',
     "meets_constraint": "Whether the reply meets its constraint; only with a constraint.",
     "logprobs": "One entry per token, only with `--logprobs`.",
     "logprobs[].token_id": "Id of the token.",
@@ -81,7 +83,7 @@ OTHERS = {
 """Top-level keys of other commands; a test runs them and compares."""
 
 _FACTS = ModelInfo("mini-q4", "/home/ada/.local/share/qwchat/models/mini-q4", "0112f27f401c5c42", "q4", 5.4329)
-_STATS = Stats(27, 0, 8, 0.0026, 0.0017, 0.0027, 2048, 2, 1)
+_STATS = Stats(27, 0, 20, 0.0026, 0.0043, 0.0027, 2048, 2, 1, reasoning_tokens=12)
 _LOGPROB = TokenLogprob(17, "2", -0.000021, (TokenLogprob(17, "2", -0.000021),))
 _CONTROLS = ReplySettings(SamplingParams(), seed=1)
 
@@ -111,7 +113,9 @@ def _block(text: str) -> str:
 
 
 def _reply() -> dict[str, object]:
-    done = Done("stop", _STATS, "2 + 3 = 5.", (17,), 1, meets_constraint=True, logprobs=(_LOGPROB,))
+    thought, answer = "Add 2 and 3.", "2 + 3 = 5."
+    raw = f"{thought}</think>{answer}"
+    done = Done("stop", _STATS, answer, (17,), 1, True, (_LOGPROB,), thought, raw)
     return reply_fields(done, _CONTROLS, _FACTS, {"dropped": 0, "summarised": 0})
 
 
@@ -122,6 +126,7 @@ def _events() -> str:
     writer.start(request_fields(_FACTS, _CONTROLS))
     writer.context_reduced(ContextReduction("dropped", 2, 4, 1536, 2048))
     writer.event(Prefilled(27, 27, 0))
+    writer.event(TextStep("Add", 64, reasoning=True))
     writer.event(TextStep("2", 17))
     writer.done(_reply())
     lines = []

@@ -32,7 +32,7 @@ class ChatModel(Protocol):
     def kv(self) -> str:
         """Number format of the KV cache."""
 
-    def prompt(self, messages: Sequence[Message], *, continuing: bool = False) -> Prompt:
+    def prompt(self, messages: Sequence[Message], *, continuing: bool = False, thinking: bool = True) -> Prompt:
         """Render the prompt of a conversation; `continuing`: its last message is the beginning of the reply."""
 
     def stream(self, prompt: Prompt, request: Request, cancel: Cancel | None = None) -> Iterator[TextEvent]:

@@ -116,7 +116,7 @@ class ChatSettings:
         model = self._model
         assert model is not None, "engine settings can only be changed with a model"
         messages = self._session.messages if self._session.turns else []
-        prompt = model.prompt(messages) if messages else Prompt(())
+        prompt = self._session.render(messages) if messages else Prompt(())
         cached = model.cached(prompt)
         self._reconfigure(model, settings, keep=spec.name != "kv" and bool(messages))
         if not messages:

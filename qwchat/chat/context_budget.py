@@ -129,10 +129,10 @@ class ContextMeter:
         """Tokens of the conversation so far; 0 if it is empty."""
         session = self._session
         tree = session.tree
-        state = (id(tree), session.end, tree.system, tuple(tree.drops), id(session.model))
+        state = (id(tree), session.end, tree.system, tuple(tree.drops), id(session.model), session.thinking)
         if self._counted[0] != state:
             messages = session.messages
-            self._counted = state, session.model.prompt(messages).tokens if messages else 0
+            self._counted = state, session.render(messages).tokens if messages else 0
         return self._counted[1]
 
     def __call__(self) -> str:
@@ -222,7 +222,7 @@ def summarise(session: Session, end: int | None, exchanges: int, cancel: Cancel 
     model, limit = session.model, _summary_limit(session)
     ids, _ = _turns_to_drop(session, end, exchanges)
     asked: Message = {"role": "user", "content": _INSTRUCTION.format(words=limit // 2)}
-    prompt = model.prompt([*session.messages_to(max(ids)), asked])
+    prompt = model.prompt([*session.messages_to(max(ids)), asked], thinking=False)
     if prompt.tokens + limit // 2 > model.context:
         raise SummaryTooLongError(prompt.tokens, model.context, model.longest_context)
     greedy = replace(session.reply_settings.sampling, temperature=0.0)
@@ -316,7 +316,7 @@ def _exchanges_to_drop(session: Session, end: int | None, *, continuing: bool, e
     def prompt(count: int) -> Prompt:
         if count not in prompts:
             gone = sum(len(exchange) for exchange in old[:count])
-            prompts[count] = model.prompt([*head, *turns[gone:]], continuing=continuing)
+            prompts[count] = session.render([*head, *turns[gone:]], continuing=continuing)
         return prompts[count]
 
     def fits(count: int, free: int) -> bool:

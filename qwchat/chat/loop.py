@@ -23,6 +23,7 @@ from qwchat.chat.statistics import ending_notice
 from qwchat.chat.view.prefill_status import PrefillStatus
 from qwchat.chat.view.screen import Screen
 from qwchat.chat.view.table import format_answer
+from qwchat.conversation.reply_parts import reply_parts
 from qwchat.errors import DamagedModelError, ModelError, NonFiniteLogitsError, PromptTooLongError, QwchatError
 from qwchat.events import Done
 
@@ -192,7 +193,7 @@ class Chat:
         fitted = self.overflow.fit(reply, prompt, partial(self._stream, shown=False))
         if fitted is None:
             return None
-        already_shown = None if reply.continued is None else reply.continued.content
+        already_shown = None if reply.continued is None else reply_parts(reply.continued).answer or None
         return self._stream(partial(session.stream, reply, fitted), already_shown=already_shown)
 
     def _stream(self, begin: StartReply, *, shown: bool = True, already_shown: str | None = None) -> Done:

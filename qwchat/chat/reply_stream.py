@@ -56,6 +56,8 @@ def show_reply(
                         status.update(event)
                         continue
                     status.clear()
+                    if isinstance(event, TextStep) and event.reasoning:
+                        continue
                     if view is not None and already_shown is not None and isinstance(event, TextStep) and event.text:
                         view.resume(already_shown)
                         already_shown = None

@@ -8,10 +8,12 @@ from dataclasses import asdict, dataclass
 from qwchat.chat import continued_settings
 from qwchat.chat.chat_model import Cancel, ChatModel
 from qwchat.chat.reply_settings import ReplySettings
+from qwchat.conversation.reply_parts import REASONING_TOKENS, has_thought
 from qwchat.conversation.tree import Node, Tree
 from qwchat.errors import UsageError
 from qwchat.events import Done, Stats, TextEvent, TextStep
 from qwchat.messages import Message
+from qwchat.reasoning import CLOSING_TAG, split_reply
 from qwchat.request import Prompt, random_seed
 
 Reply = Generator[TextEvent, None, None]
@@ -70,6 +72,7 @@ class Session:
         reply_count: how many replies were added.
         stopped_stats: figures of replies that were stopped before their first token, which are not in the tree.
         logprobs: how many likely alternatives a reply reports for each token; 0 is off.
+        thinking: False asks the model to answer without a thought, which some models do not support.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class Session:
         self.reply_settings = self.defaults = self.last_settings = reply_settings
         self._settings_before = reply_settings  # `reply_settings` when the newest reply began.
         self.reply_count = self.logprobs = 0
+        self.thinking = True
         self.switch_tree(Tree() if tree is None else tree)
         if system is not None:
             self.tree.set_system(system)
@@ -164,7 +168,13 @@ class Session:
 
     def prompt(self, reply: PendingReply) -> Prompt:
         """Render the prompt of `reply`. Raises TemplateError, UsageError."""
-        return self.model.prompt(self.messages_to(reply.end), continuing=reply.continuing)
+        if reply.continued is not None and has_thought(reply.continued):
+            return self.model.prompt(self.messages_to(reply.end), continuing=True)
+        return self.render(self.messages_to(reply.end), continuing=reply.continuing)
+
+    def render(self, messages: Sequence[Message], *, continuing: bool = False) -> Prompt:
+        """Render `messages` with the settings of the conversation. Raises TemplateError, UsageError."""
+        return self.model.prompt(messages, continuing=continuing, thinking=self.thinking)
 
     def stream(self, reply: PendingReply, prompt: Prompt, cancel: Cancel | None = None) -> Reply:
         """Generate `reply`. Its text stays in the conversation however it ends."""
@@ -220,7 +230,11 @@ class Session:
 
     def edit_reply(self, number: int, text: str) -> Node:
         """Add `text` as an alternative to the `number`-th last reply and continue from it. Raises UsageError."""
-        return self.tree.add("assistant", text, parent=self.reply(number).parent, note="edited")
+        edited, stats = self.reply(number), None
+        if has_thought(edited) and CLOSING_TAG in text:
+            thought = text.removesuffix(split_reply(text).answer)
+            stats = {REASONING_TOKENS: len(self.model.encode(thought))}
+        return self.tree.add("assistant", text, parent=edited.parent, note="edited", stats=stats)
 
     def alternatives(self) -> tuple[list[Node], int]:
         """Return the alternatives of the last turn that has any, and the index of the one on the path.
@@ -298,9 +312,9 @@ class Session:
         continued, reply_settings = reply.continued, reply.settings
         done = received.done
         if done is None:
-            text, token_ids = self._interrupted_text(received, continued, reply_settings.stop)
+            text, token_ids, stats = self._interrupted_text(received, continued, reply_settings.stop)
         else:
-            text, token_ids = done.text, done.token_ids
+            text, token_ids, stats = done.content, done.token_ids, asdict(done.stats)
         ended = done is not None and done.finish_reason != "cancelled"
         if not ended and not (received.token_ids if continued is not None else text):
             self.stopped_stats += [] if done is None else [done.stats]
@@ -316,7 +330,7 @@ class Session:
             note=None
             if reply_settings.record() == self._settings_before.record()
             else continued_settings.OWN_SETTINGS_NOTE,
-            stats=None if done is None else asdict(done.stats),
+            stats=stats,
             model=self._fingerprint,
             # An interrupted reply that other turns follow stays in the tree as an alternative.
             replaces=None if continued is None or self.tree.children(continued.id) else continued.id,
@@ -326,14 +340,20 @@ class Session:
 
     def _interrupted_text(
         self, received: _PartialReply, continued: Node | None, stops: Sequence[str]
-    ) -> tuple[str, Sequence[int]]:
-        """Return the text and token ids of a reply that ended without a Done event, cut at its stop string."""
+    ) -> tuple[str, Sequence[int], dict[str, object] | None]:
+        """Return text, token ids and figures of a reply that ended without a Done event, cut at its stop string."""
+        reasoning_tokens = received.reasoning_tokens
+        if continued is not None and has_thought(continued):
+            reasoning_tokens += (continued.stats or {})[REASONING_TOKENS]
+        stats: dict[str, object] | None = {REASONING_TOKENS: reasoning_tokens} if reasoning_tokens else None
         if continued is not None and not self._has_valid_ids(continued):
-            return continued.content + received.text, ()
+            return continued.content + received.text, (), stats
         before = () if continued is None else continued.token_ids or ()
         token_ids = (*before, *received.token_ids)
         text = self.model.decode(token_ids)
-        return text[: min((text.index(stop) for stop in stops if stop in text), default=len(text))], token_ids
+        answer = split_reply(text).answer if reasoning_tokens else text
+        end = min((answer.index(stop) for stop in stops if stop in answer), default=len(answer))
+        return text[: len(text) - len(answer) + end], token_ids, stats
 
 
 class _PartialReply:
@@ -342,6 +362,7 @@ class _PartialReply:
     def __init__(self) -> None:
         self.text = ""
         self.token_ids: list[int] = []
+        self.reasoning_tokens = 0
         self.done: Done | None = None
 
     def note(self, event: TextEvent) -> None:
@@ -349,5 +370,6 @@ class _PartialReply:
             self.text += event.text
             if event.token_id is not None:
                 self.token_ids.append(event.token_id)
+                self.reasoning_tokens += event.reasoning
         elif isinstance(event, Done):
             self.done = event

@@ -30,8 +30,8 @@ def figures(done: Done) -> dict[str, object]:
     """Return token counts, seconds and tokens per second for JSON.
 
     Of the `prompt` tokens, `cached` were in the KV cache and `read` were evaluated; if the reply was stopped, the rest
-    were not. Of the `drafted` tokens, `accepted` became part of the reply. The time to the first token is None if the
-    reply has no token.
+    were not. Of the `drafted` tokens, `accepted` became part of the reply. `reasoning` counts the tokens of a thought
+    and is missing if the reply has none. The time to the first token is None if the reply has no token.
     """
     stats = done.stats
     first = stats.time_to_first_token
@@ -45,6 +45,7 @@ def figures(done: Done) -> dict[str, object]:
             "accepted": stats.accepted_tokens,
             "context": stats.context,
             "context_used": stats.context_used,
+            **({"reasoning": stats.reasoning_tokens} if stats.reasoning_tokens else {}),
         },
         "timings": {
             "time_to_first_token": None if first is None else round(first, 6),

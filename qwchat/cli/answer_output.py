@@ -97,7 +97,7 @@ class AnswerOutput:
         return self.code
 
     def _record_event(self, event: TextEvent) -> None:
-        if isinstance(event, TextStep):
+        if isinstance(event, TextStep) and not event.reasoning:
             self._text += event.text
         if self._events is not None:
             self._events.event(event)

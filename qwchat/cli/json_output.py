@@ -52,10 +52,13 @@ def reply_fields(
 
     `left_out` counts turns that the model did not get, because they were "dropped" or "summarised". `truncated` is true
     if there are any, or if a limit ended the reply (finish_reason "length", "context" or "repetition").
-    `meets_constraint` is present if there was a constraint, and `logprobs` if requested: natural logarithms of the
-    model's own probabilities, before penalties, temperature, top-k, top-p, min-p and constraint.
+    `reasoning` is present if the reply has a thought, `meets_constraint` if there was a constraint, and `logprobs` if
+    requested: natural logarithms of the model's own probabilities, before penalties, temperature, top-k, top-p, min-p
+    and constraint.
     """
     fields: dict[str, object] = {}
+    if done.raw_text is not None:
+        fields["reasoning"] = done.reasoning
     if done.meets_constraint is not None:
         fields["meets_constraint"] = done.meets_constraint
     if done.logprobs:
@@ -108,7 +111,8 @@ class EventWriter:
             self._write({"event": "prefill", **asdict(event)})
         elif isinstance(event, TextStep):
             logprobs = {} if event.logprob is None else {"logprobs": _logprob_fields(event.logprob)}
-            self._write({"event": "text", "text": event.text, "token_id": event.token_id, **logprobs})
+            thought = {"reasoning": True} if event.reasoning else {}
+            self._write({"event": "text", "text": event.text, "token_id": event.token_id, **thought, **logprobs})
 
     def error(self, reply: dict[str, object]) -> None:
         """Write the error that ended the reply."""

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from quant.wording import Argument, ArgumentMessage
 from qwchat.constraints import llguidance_adapter
+from qwchat.constraints.answer_mask import AnswerMask, ReplyMask
 from qwchat.errors import ConstraintError, ModelError, UsageError
+from qwchat.reasoning import CLOSING_TAG, OPENING_TAG, ReasoningStart
 from qwchat.request import ReplyConstraint
 from qwchat.text.tokenizer import Tokenizer
 
@@ -37,24 +39,37 @@ class MaskFactory:
         self._prepared: dict[bool, LLTokenizer] = {}
         self._closer: JsonCloser | None = None
 
-    def mask(self, constraint: ReplyConstraint, prefix: Sequence[int] = ()) -> GrammarMask:
-        """Return the mask of a reply that begins with the tokens `prefix`.
+    def mask(
+        self, constraint: ReplyConstraint, prefix: Sequence[int] = (), reasoning: ReasoningStart = "none"
+    ) -> ReplyMask:
+        """Return the mask of a reply that begins with the tokens `prefix`; the constraint begins after a thought.
 
         Raises:
-            UsageError: `prefix` does not fit the constraint.
+            UsageError: `prefix` does not fit the constraint, or the end of a thought cannot be recognised.
             ConstraintError: the grammar is too complex.
             ModelError: the model does not have a token that ends a reply.
         """
         matcher = llguidance_adapter.make_matcher(self._vocabulary(constraint.kind), constraint.grammar)
-        mask = GrammarMask(matcher, self._closer if constraint.kind == "json-schema" else None)
+        grammar_mask = GrammarMask(matcher, self._closer if constraint.kind == "json-schema" else None)
+        mentioned = Argument(constraint.kind.replace("-", "_"))
+        mask = self._after_thought(grammar_mask, reasoning, mentioned)
         for token in prefix:
             if not mask.accept_prefix(token):
-                mentioned = Argument(constraint.kind.replace("-", "_"))
                 raise UsageError(
                     ArgumentMessage(
                         "the reply so far does not fit ", mentioned, ": start a new reply, or remove the constraint"
                     )
                 )
+        return mask
+
+    def _after_thought(self, mask: GrammarMask, reasoning: ReasoningStart, mentioned: Argument) -> ReplyMask:
+        """Return the mask of a reply that may begin with a thought."""
+        opening, closing = (self._tokenizer.special_ids.get(tag) for tag in (OPENING_TAG, CLOSING_TAG))
+        if opening is not None and closing is not None and reasoning != "none":
+            return AnswerMask(mask, opening, closing, self._stop_ids, reasoning)
+        if reasoning == "open":
+            why = " cannot be used with this model: its think tags are not tokens, so a thought has no certain end"
+            raise UsageError(ArgumentMessage(mentioned, why))
         return mask
 
     def _vocabulary(self, kind: str) -> LLTokenizer:

@@ -18,6 +18,7 @@ from qwchat.chat.session import PendingReply, Session
 from qwchat.errors import DamagedModelError, NonFiniteLogitsError, PromptTooLongError, SnapshotError, UsageError
 from qwchat.events import Done, FinishReason, Prefilled, Stats, TextEvent, TextStep, TokenLogprob
 from qwchat.messages import Message
+from qwchat.reasoning import ReasoningSplitter, ReasoningStart
 from qwchat.request import Prompt, ReplyConstraint, Request, SamplingParams
 
 CHUNK = 128
@@ -76,7 +77,8 @@ class FakeModel:
     The file `token_file` is created when a token begins. `token_seconds` and `chunk_seconds` slow the model down;
     within a chunk it polls for a stop, as the engine does. `failing` raises NonFiniteLogitsError after three tokens.
     The tensor `damaged` is found to be damaged `checking_seconds` after the first message. `asked` records every call,
-    `rendered` the messages of every rendered prompt.
+    `rendered` the messages of every rendered prompt. `reasoning` says how a reply begins, unless the prompt asks for
+    one without a thought.
     """
 
     replies: Sequence[str] = ()
@@ -88,6 +90,7 @@ class FakeModel:
     damaged: str | None = None
     checking_seconds: float = 0.0
     reevaluation_seconds: float = 0.0
+    reasoning: ReasoningStart = "none"
     asked: list[list[Message]] = field(default_factory=list)
     rendered: list[list[Message]] = field(default_factory=list)
     calls: list[dict[str, object]] = field(default_factory=list)
@@ -144,9 +147,10 @@ class FakeModel:
         self.engine = SimpleNamespace(context=self.context_size, threads=threads or 2, kv=chosen)
         return lost
 
-    def prompt(self, messages: Sequence[Message], *, continuing: bool = False) -> FakePrompt:
+    def prompt(self, messages: Sequence[Message], *, continuing: bool = False, thinking: bool = True) -> FakePrompt:
         self.rendered.append([dict(message) for message in messages])
-        return FakePrompt(range(self.count(messages)), 0, tuple(messages), continuing)
+        start = self.reasoning if thinking else "none"
+        return FakePrompt(range(self.count(messages)), 0, start, tuple(messages), continuing)
 
     def count(self, messages: Sequence[Message]) -> int:
         return sum(len(_words(message["content"])) + 1 for message in messages)
@@ -195,7 +199,7 @@ class FakeModel:
         else:
             self._begun += 1
         stopped = cancel or (lambda: False)
-        events = self._events(messages, before, tokens, request, stopped)
+        events = self._events(prompt, before, tokens, request, stopped)
         constraint, logprobs = request.constraint, request.logprobs
         return events if constraint is None and not logprobs else self._judged(events, constraint, logprobs)
 
@@ -217,14 +221,21 @@ class FakeModel:
 
     def _events(
         self,
-        messages: Sequence[Message],
+        prompt: FakePrompt,
         before: list[int],
         total: int,
         request: Request,
         cancel: Callable[[], bool],
     ) -> Iterator[TextEvent]:
         max_tokens, stop = request.max_tokens, request.stop
-        cached, said, ids = min(self._cached, total - 1), self.decode(before), []
+        cached, raw, ids = min(self._cached, total - 1), self.decode(before), []
+        splitter = ReasoningSplitter(prompt.reasoning)
+        thought, said, thought_tokens = "", "", 0
+        for number, token_id in enumerate(before, 1):
+            was_open = splitter.undecided or splitter.thinking
+            more_thought, answer = splitter.push(self._words[token_id])
+            thought, said = thought + more_thought, said + answer
+            thought_tokens = number if was_open and splitter.has_thought else thought_tokens
         reason: FinishReason = "stop"
         read = cached
         for done in [*range(cached + CHUNK, total, CHUNK), total]:
@@ -237,7 +248,7 @@ class FakeModel:
             read = done
             self.integrity.raise_if_damaged()
             yield Prefilled(done, total, cached)
-        for word in self._reply(messages)[len(before) :] if reason == "stop" else ():
+        for word in self._reply(prompt.messages)[len(before) :] if reason == "stop" else ():
             if cancel():
                 reason = "cancelled"
                 break
@@ -251,15 +262,22 @@ class FakeModel:
             time.sleep(self.token_seconds)
             self.integrity.raise_if_damaged()
             ids += self._encode(word)
-            cut = min((word.index(text) for text in stop if text in word), default=None)
-            said += word[:cut]
-            yield TextStep(word[:cut], ids[-1])
-            if cut is not None:
+            was_open = splitter.undecided or splitter.thinking
+            more_thought, answer = splitter.push(word)
+            if was_open and splitter.has_thought:
+                thought, raw, thought_tokens = thought + more_thought, raw + word, len(before) + len(ids)
+                yield TextStep(more_thought, ids[-1], reasoning=True)
+                continue
+            cut = min((answer.index(text) for text in stop if text in answer), default=len(answer))
+            said, raw = said + answer[:cut], raw + word[: len(word) - len(answer) + cut]
+            yield TextStep(answer[:cut], ids[-1])
+            if cut < len(answer):
                 break
         self._cached = read + len(ids)
         first = 0.125 if read == total else None
-        stats = Stats(total, cached, len(ids), 0.5, 0.25, first, self.context_size, unread_tokens=total - read)
-        yield Done(reason, stats, said, (*before, *ids), request.seed)
+        stats = Stats(total, cached, len(ids), 0.5, 0.25, first, self.context_size, 0, 0, total - read, thought_tokens)
+        raw_text = raw if splitter.has_thought else None
+        yield Done(reason, stats, said, (*before, *ids), request.seed, reasoning=thought, raw_text=raw_text)
 
     def _encode(self, text: str) -> list[int]:
         words = _words(text)

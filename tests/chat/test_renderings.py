@@ -12,7 +12,6 @@ import pytest
 
 import qwchat
 from quant import convert
-from qwchat import api
 from qwchat.chat.commands import CommandContext
 from qwchat.chat.editor.plain_reader import PlainReader
 from qwchat.chat.loop import Chat
@@ -25,6 +24,7 @@ from qwchat.markdown.styles import PLAIN
 from qwchat.messages import Message
 from qwchat.models_folder import embedded_checkpoint
 from qwchat.request import SamplingParams
+from qwchat.text import prompts
 from tests.chat.fakes import FakeModel, FakePrompt
 from tests.cli.runs import call
 
@@ -59,13 +59,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[qwchat.Model]:
 def rendered(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many messages each rendering of the real template had."""
     counts: list[int] = []
-    encode = api.encode_chat
+    encode = prompts.encode_chat
 
-    def counting(tokenizer: object, template: object, messages: list[object]) -> list[int]:
+    def counting(tokenizer: object, template: object, messages: list[object], **options: object) -> list[int]:
         counts.append(len(messages))
-        return encode(tokenizer, template, messages)  # type: ignore[arg-type]
+        return encode(tokenizer, template, messages, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(api, "encode_chat", counting)
+    monkeypatch.setattr(prompts, "encode_chat", counting)
     return counts
 
 
@@ -115,9 +115,9 @@ def test_no_prompt_is_rendered_twice_when_old_turns_are_dropped() -> None:
 class Interrupted(FakeModel):
     """A Ctrl-C while a prompt is rendered."""
 
-    def prompt(self, messages: Sequence[Message], *, continuing: bool = False) -> FakePrompt:
+    def prompt(self, messages: Sequence[Message], *, continuing: bool = False, thinking: bool = True) -> FakePrompt:
         signal.raise_signal(signal.SIGINT)
-        return super().prompt(messages, continuing=continuing)
+        return super().prompt(messages, continuing=continuing, thinking=thinking)
 
 
 def test_a_stop_requested_while_the_prompt_is_rendered_stops_the_reply() -> None:

@@ -72,7 +72,7 @@ def _drop(context: CommandContext, argument: str) -> Outcome:
         context_budget.send_all(session)
         return Show(f"all turns are sent again; context {_usage(session)}")
     count = context_budget.drop(session, session.end, _count("drop", argument))
-    prompt = session.model.prompt(session.messages)
+    prompt = session.render(session.messages)
     return Show(context_budget.measure_reduction("dropped", session, session.end, count, prompt).marker())
 
 

@@ -31,7 +31,7 @@ def _prefill_note(context: CommandContext, before: str | None) -> str:
     session = context.session
     if session.system == before or not session.turns:
         return ""
-    tokens = session.model.reevaluated_tokens(session.model.prompt(session.messages))
+    tokens = session.model.reevaluated_tokens(session.render(session.messages))
     return f"; {token_count(tokens)} will be evaluated again" if tokens else ""
 
 

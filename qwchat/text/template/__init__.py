@@ -16,6 +16,7 @@ from quant.safe_files import read_bounded, read_json_object
 from qwchat.characters import is_unicode
 from qwchat.errors import ModelError, TemplateError, UsageError
 from qwchat.messages import Message
+from qwchat.reasoning import CLOSING_TAG, OPENING_TAG
 from qwchat.text.template.published import is_published
 
 # Keep imports fast: the worker process imports this package as well.
@@ -79,6 +80,7 @@ class ChatTemplate:
         messages: Sequence[Message],
         add_generation_prompt: bool = True,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        variables: Mapping[str, Any] | None = None,
     ) -> str:
         """Return the text of a conversation.
 
@@ -86,6 +88,7 @@ class ChatTemplate:
             messages: messages in order.
             add_generation_prompt: end with the header of the assistant's next turn.
             tools: JSON descriptions of functions, for templates that support tools.
+            variables: JSON values of other variables that the template may use, such as `enable_thinking`.
 
         Raises:
             TemplateError: the template fails, refuses the conversation, or exceeds a limit.
@@ -96,9 +99,9 @@ class ChatTemplate:
         ]
         plain_tools = None if tools is None else json.loads(json.dumps(list(tools)))
         length = sum(len(turn["role"]) + len(turn["content"]) for turn in turns) + len(json.dumps(plain_tools))
-        variables = {"messages": turns, "tools": plain_tools, "documents": None}
+        given = {"messages": turns, "tools": plain_tools, "documents": None}
         text = self._template.render(
-            {**self._tokens, **variables, "add_generation_prompt": add_generation_prompt}, length
+            {**self._tokens, **(variables or {}), **given, "add_generation_prompt": add_generation_prompt}, length
         )
         if not text and turns and add_generation_prompt:
             raise TemplateError(
@@ -129,12 +132,14 @@ def encode_chat(
     template: ChatTemplate,
     messages: Sequence[Message],
     add_generation_prompt: bool = True,
+    variables: Mapping[str, Any] | None = None,
 ) -> list[int]:
-    """Return the token ids of a conversation.
+    """Return the token ids of a conversation. `variables` are those of `ChatTemplate.render`.
 
     Control tokens from the template become their ids. The same characters in a role or content stay text. If no message
     contains them, the ids equal those of the rendered text as a whole. A message of the assistant with `token_ids` is
-    inserted as these ids, so that the prompt begins with the tokens that the KV cache already holds.
+    inserted as these ids, so that the prompt begins with the tokens that the KV cache already holds. If the template
+    knows `</think>`, it gets the text of a reply with a thought instead, from which it can cut the thought.
 
     Raises:
         TemplateError: the template fails, refuses the conversation, or exceeds a limit.
@@ -143,27 +148,46 @@ def encode_chat(
     """
     private = _private_characters(messages)
     known_ids: dict[str, Sequence[int]] = {}
-    turns = [_with_placeholder(message, private, known_ids) for message in messages]
-    plain = template.render(turns, add_generation_prompt)
+    cuts = CLOSING_TAG in template.source
+    turns = [
+        message if cuts and _has_thought(message) else _with_placeholder(message, private, known_ids)
+        for message in messages
+    ]
+    plain = template.render(turns, add_generation_prompt, variables=variables)
     if any(plain.count(mark) != 1 for mark in known_ids):
         # The template repeats, drops or changes turns: give it their text instead of placeholders.
         known_ids, turns = {}, list(messages)
-        plain = template.render(turns, add_generation_prompt)
+        plain = template.render(turns, add_generation_prompt, variables=variables)
     hidden = {character: next(private) for character in sorted(tokenizer.control_characters)}
     if not any(character in turn[key] for turn in turns for key in TEXT_KEYS for character in hidden):
         return tokenizer.encode_prompt(_split_at_control_tokens(plain, tokenizer, known_ids, {}))
     # With the control characters hidden in the contents, no part of a control token can come from there.
     table = str.maketrans(hidden)
     masked_turns = [
-        Message(role=turn["role"].translate(table), content=turn["content"].translate(table)) for turn in turns
+        Message(role=turn["role"].translate(table), content=_mask_content(turn, table, keep_tags=cuts))
+        for turn in turns
     ]
-    masked = template.render(masked_turns, add_generation_prompt)
+    masked = template.render(masked_turns, add_generation_prompt, variables=variables)
     restored = str.maketrans({mark: character for character, mark in hidden.items()})
     control = tokenizer.control_pattern
     if masked.translate(restored) != plain and control.findall(masked) == control.findall(plain):
         # The template inspects contents, and the hidden characters changed only text. The plain rendering is safe.
         return tokenizer.encode_prompt(_split_at_control_tokens(plain, tokenizer, known_ids, {}))
     return tokenizer.encode_prompt(_split_at_control_tokens(masked, tokenizer, known_ids, restored))
+
+
+def _has_thought(message: Message) -> bool:
+    return message["role"] == "assistant" and CLOSING_TAG in message["content"]
+
+
+def _mask_content(message: Message, table: Mapping[int, str], *, keep_tags: bool) -> str:
+    """Return the content with its control characters hidden, except in the tags around the thought of a reply."""
+    content = message["content"]
+    if not (keep_tags and _has_thought(message)):
+        return content.translate(table)
+    thought, tag, answer = content.partition(CLOSING_TAG)
+    opening = OPENING_TAG if thought.lstrip().startswith(OPENING_TAG) else ""
+    return f"{opening}{thought.lstrip().removeprefix(opening).translate(table)}{tag}{answer.translate(table)}"
 
 
 def _private_characters(messages: Iterable[Message]) -> Iterator[str]:

@@ -1,0 +1,65 @@
+"""Prompts of conversations: token ids, and what the reply begins with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qwchat.errors import UsageError
+from qwchat.messages import Message
+from qwchat.reasoning import CLOSING_TAG, OPENING_TAG, ReasoningStart
+from qwchat.request import Prompt
+from qwchat.text.template import ChatTemplate, encode_chat
+from qwchat.text.tokenizer import Tokenizer
+
+_TAIL_TOKENS = 32  # More than a tag and the white space after it have in any vocabulary.
+
+
+def build_prompt(
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+    messages: Sequence[Message],
+    *,
+    continuing: bool = False,
+    thinking: bool = True,
+) -> Prompt:
+    """Return the prompt of a conversation, up to the start of the assistant's next turn.
+
+    Args:
+        tokenizer: encodes the conversation.
+        template: renders it.
+        messages: messages in order.
+        continuing: the last message is an unfinished reply, with whose tokens the prompt ends.
+        thinking: False asks the template to leave out thoughts (`enable_thinking`), which some cannot.
+
+    Raises:
+        TemplateError: the chat template fails on the conversation.
+        UsageError: `continuing` is set and the last message is not a reply.
+    """
+    unfinished_ids = _unfinished_reply_ids(tokenizer, messages) if continuing else []
+    variables = None if thinking else {"enable_thinking": False}
+    ids = encode_chat(tokenizer, template, messages[:-1] if continuing else messages, variables=variables)
+    start = reasoning_start(tokenizer, template, ids)
+    return Prompt([*ids, *unfinished_ids], len(unfinished_ids), start)
+
+
+def reasoning_start(tokenizer: Tokenizer, template: ChatTemplate, ids: Sequence[int]) -> ReasoningStart:
+    """Return how the reply to a prompt begins; "none" for models whose tokenizer and template have no think tags."""
+    opening, closing = (tokenizer.special_ids.get(tag) for tag in (OPENING_TAG, CLOSING_TAG))
+    tail = list(ids[-_TAIL_TOKENS:])
+    if opening is not None and closing is not None:
+        while tail and not tokenizer.decode(tail[-1:]).strip():
+            tail.pop()
+        last = tail[-1] if tail else None
+        return "open" if last == opening else "none" if last == closing else "optional"
+    if CLOSING_TAG not in template.source:
+        return "none"
+    text = tokenizer.decode(tail).rstrip()
+    return "open" if text.endswith(OPENING_TAG) else "none" if text.endswith(CLOSING_TAG) else "optional"
+
+
+def _unfinished_reply_ids(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
+    """Return the token ids of the reply to continue. Raises UsageError if there is no reply at the end."""
+    if not messages or messages[-1]["role"] != "assistant":
+        raise UsageError("there is nothing to continue: the last message is not a reply")
+    token_ids = messages[-1].get("token_ids")
+    return tokenizer.encode(messages[-1]["content"]) if token_ids is None else [int(each) for each in token_ids]
