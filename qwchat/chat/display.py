@@ -69,6 +69,16 @@ class ReplyDisplay(Protocol):
         """Return what may keep the clipboard from accepting `text`; empty if no obstacle is known."""
 
 
+class ThoughtDisplay(Protocol):
+    """Where thoughts are shown; implemented by `qwchat.chat.view.thoughts.ThoughtView`."""
+
+    def write(self, text: str, tokens: int) -> None:
+        """Show the next piece of the thought, of that many tokens."""
+
+    def end(self, *, stopped: bool = False) -> None:
+        """End the thought, if there is one; `stopped`: the user stopped the reply within it."""
+
+
 class PrefillProgress(Protocol):
     """Progress of the prefill; implemented by `qwchat.chat.view.prefill_status.PrefillStatus`."""
 

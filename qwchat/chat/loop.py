@@ -13,6 +13,7 @@ from qwchat.chat.active_constraint import unmet_constraint_message
 from qwchat.chat.advice import error_message, format_argument
 from qwchat.chat.attachments import Attachment
 from qwchat.chat.context_budget import attachment_notices
+from qwchat.chat.display import ThoughtDisplay
 from qwchat.chat.editor import message_syntax
 from qwchat.chat.editor.message_reader import MessageReader
 from qwchat.chat.interrupts import Interrupts
@@ -23,7 +24,7 @@ from qwchat.chat.statistics import ending_notice
 from qwchat.chat.view.prefill_status import PrefillStatus
 from qwchat.chat.view.screen import Screen
 from qwchat.chat.view.table import format_answer
-from qwchat.conversation.reply_parts import reply_parts
+from qwchat.conversation.reply_parts import is_unfinished_thought, reply_parts
 from qwchat.errors import DamagedModelError, ModelError, NonFiniteLogitsError, PromptTooLongError, QwchatError
 from qwchat.events import Done
 
@@ -43,6 +44,7 @@ class Chat:
         declined: whether the last message was not sent because it did not fit.
         overflow: makes prompts fit into the context.
         failure: the last error of the model. A damaged model ends the chat once all turns are saved.
+        thoughts: shows the thoughts of replies; None if they are not shown.
     """
 
     context: commands.CommandContext
@@ -55,6 +57,7 @@ class Chat:
     declined: bool = False
     overflow: OverflowHandler = field(init=False)
     failure: ModelError | None = None
+    thoughts: ThoughtDisplay | None = None
 
     def __post_init__(self) -> None:
         self.interrupts = Interrupts(self.reader.watch_keys)
@@ -198,7 +201,10 @@ class Chat:
 
     def _stream(self, begin: StartReply, *, shown: bool = True, already_shown: str | None = None) -> Done:
         view = self.context.view if shown else None
-        return show_reply(begin, view, self.status, interrupts=self.interrupts, already_shown=already_shown)
+        thoughts = self.thoughts if shown else None
+        return show_reply(
+            begin, view, self.status, interrupts=self.interrupts, already_shown=already_shown, thoughts=thoughts
+        )
 
     def _report_end(self, done: Done, seconds: float, *, kept: bool) -> None:
         """Report how a reply ended."""
@@ -216,6 +222,9 @@ class Chat:
             self.screen.ring_bell(seconds)
 
     def _report_stop(self, kept: bool) -> None:
-        self.screen.hint(
-            "stopped; /continue resumes the reply" if kept else "stopped; no tokens generated, /retry tries again"
-        )
+        if not kept:
+            self.screen.hint("stopped; no tokens generated, /retry tries again")
+        elif is_unfinished_thought(self.context.session.reply()):
+            self.screen.hint("stopped while thinking; /continue resumes it")
+        else:
+            self.screen.hint("stopped; /continue resumes the reply")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from qwchat.conversation.reply_parts import is_unfinished_thought, reply_parts
 from qwchat.conversation.title import without_files
 from qwchat.conversation.tree import Tree
 
@@ -23,8 +24,8 @@ def question_line(question: str) -> str:
 
 
 def last_exchange(tree: Tree) -> tuple[str, str | None]:
-    """Return the last message of the user as a prompt line, and its reply; None if there is no reply yet."""
+    """Return the last message of the user as a prompt line, and its answer; None if there is no answer yet."""
     path = tree.path()
     question = next((node.content for node in reversed(path) if node.role == "user"), "")
-    replied = bool(path) and path[-1].role == "assistant"
-    return f"> {question_line(question)}", path[-1].content if replied else None
+    replied = bool(path) and path[-1].role == "assistant" and not is_unfinished_thought(path[-1])
+    return f"> {question_line(question)}", reply_parts(path[-1]).answer if replied else None

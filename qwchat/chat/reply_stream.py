@@ -7,7 +7,7 @@ from contextlib import closing
 from functools import partial
 
 from qwchat.chat.chat_model import Cancel
-from qwchat.chat.display import PrefillProgress, ReplyDisplay
+from qwchat.chat.display import PrefillProgress, ReplyDisplay, ThoughtDisplay
 from qwchat.chat.interrupts import Interrupts
 from qwchat.events import Done, Prefilled, TextEvent, TextStep
 
@@ -23,6 +23,7 @@ def show_reply(
     on_event: Callable[[TextEvent], None] | None = None,
     interrupts: Interrupts | None = None,
     already_shown: str | None = None,
+    thoughts: ThoughtDisplay | None = None,
 ) -> Done:
     """Show one reply as it is generated.
 
@@ -33,6 +34,7 @@ def show_reply(
         on_event: called with every event.
         interrupts: what stops the reply; only Ctrl-C if not given.
         already_shown: the beginning of the reply, if it is already on the screen.
+        thoughts: where its thought is shown; None if it is not shown.
 
     Returns:
         The end of the reply. A request to stop gives it finish_reason "cancelled".
@@ -57,7 +59,11 @@ def show_reply(
                         continue
                     status.clear()
                     if isinstance(event, TextStep) and event.reasoning:
+                        if thoughts is not None:
+                            thoughts.write(event.text, 0 if event.token_id is None else 1)
                         continue
+                    if thoughts is not None and (isinstance(event, Done) or event.text):
+                        thoughts.end(stopped=isinstance(event, Done) and event.finish_reason == "cancelled")
                     if view is not None and already_shown is not None and isinstance(event, TextStep) and event.text:
                         view.resume(already_shown)
                         already_shown = None
@@ -69,6 +75,8 @@ def show_reply(
                         view.write(event.text)
         finally:
             status.clear()
+            if thoughts is not None:
+                thoughts.end(stopped=True)
             if view is not None and shown:
                 view.end(whole)
 

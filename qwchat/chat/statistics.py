@@ -175,7 +175,8 @@ def ending_notice(done: Done, max_tokens: int | None, *, chat: bool = False) -> 
         )
     go_on = "; /continue resumes it" if chat else ""
     if done.finish_reason == "length":
-        return ArgumentMessage("the reply was cut off at ", limit, go_on)
+        thinking = " while thinking," if done.reasoning and not done.text else ""
+        return ArgumentMessage(f"the reply was cut off{thinking} at ", limit, go_on)
     if done.finish_reason == "context":
         longer = ArgumentMessage(SuggestedArgument("context", ...), " allows a larger one")
         remedy = "/drop or /summarise frees tokens, /continue resumes it" if chat else longer

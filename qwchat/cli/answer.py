@@ -135,10 +135,9 @@ def _answer(
                 streams.screen.notice(notice)
         output.start_answer(number, session.reply_settings)
         overflow = OverflowHandler(session, streams.screen, None, output.context_reduced)
-        resumed = output.view.detach if output.view is not None else lambda: None
         # Echoed keys would shift rows that are redrawn.
         try:
-            with hold_keys(streams.out, by_line=True, on_resume=resumed), with_repair_command(model.folder):
+            with hold_keys(streams.out, by_line=True, on_resume=output.detach), with_repair_command(model.folder):
                 attached = () if number else prompt.files.attachments
                 done = _reply(session, prompt.message, attached, overflow, output, status, streams)
                 if done.finish_reason != "cancelled":
@@ -182,4 +181,5 @@ def _reply(
             streams.screen.notice(line)
         fitting = overflow.fit(reply, prompt, lambda begin: show_reply(begin, None, status, interrupts=interrupts))
         assert fitting is not None, "only the user can decline"
-        return show_reply(partial(session.stream, reply, fitting), output.view, status, output.on_event, interrupts)
+        begin = partial(session.stream, reply, fitting)
+        return show_reply(begin, output.view, status, output.on_event, interrupts, thoughts=output.thoughts)

@@ -13,6 +13,7 @@ from qwchat.cli import json_output
 from qwchat.cli.exit_codes import ExitCode, exit_code_of
 from qwchat.cli.extract import extract
 from qwchat.cli.options import ReplyOptions
+from qwchat.cli.startup import thought_view
 from qwchat.cli.streams import Streams
 from qwchat.errors import ModelError
 from qwchat.events import Done, TextEvent, TextStep
@@ -25,6 +26,7 @@ class AnswerOutput:
         code: exit code so far.
         view: shows a reply while it is generated; None if it is printed at the end.
         on_event: receives every event; None if no output needs them.
+        thoughts: shows the thoughts of replies; None if they are only in the JSON output.
     """
 
     def __init__(
@@ -38,8 +40,15 @@ class AnswerOutput:
         self._plain = not (options.json or options.jsonl)
         self.code = ExitCode.OK
         self.view = view() if self._plain and not self._extract_block else None
+        self.thoughts = thought_view(options, streams) if self._plain else None
         self.on_event: Callable[[TextEvent], None] | None = None if self._plain else self._record_event
         self._text = ""  # of the current reply
+
+    def detach(self) -> None:
+        """Leave the rows on the screen as they are: another program wrote to the terminal during the reply."""
+        for part in (self.view, self.thoughts):
+            if part is not None:
+                part.detach()
 
     def start_answer(self, number: int, reply_settings: ReplySettings) -> None:
         """Start reply number `number`, counted from 0."""

@@ -23,6 +23,8 @@ from qwchat.chat.loop import Chat
 from qwchat.chat.reply_settings import ReplySettings
 from qwchat.chat.session_recorder import ChooseSession
 from qwchat.chat.view.prefill_status import PrefillStatus
+from qwchat.chat.view.reply import ReplyView
+from qwchat.chat.view.thoughts import ThoughtMode, ThoughtView
 from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.exit_codes import ExitCode, exit_code_of
 from qwchat.cli.integrity_check import wait_until_checked, with_repair_command
@@ -38,7 +40,7 @@ from qwchat.cli.session_args import (
     show_last_exchange,
     with_session_model,
 )
-from qwchat.cli.startup import open_model, open_streams, rendering_of, reply_view
+from qwchat.cli.startup import open_model, open_streams, rendering_of, reply_view, thought_view
 from qwchat.cli.streams import Streams, controlling_terminal, read_files, read_stdin, stdin_is_terminal
 from qwchat.errors import DamagedModelError, UsageError
 
@@ -92,10 +94,12 @@ def converse(options: ReplyOptions, dependencies: Dependencies) -> int:
         if recorder is None:
             return ExitCode.OK
         options = with_session_model(recorder, options, streams.screen)
-        view = reply_view(options, streams)
+        view, thoughts = reply_view(options, streams), thought_view(options, streams, " (/think shows it)")
         if input_source.terminal is not None and not line_input:
             # For the whole chat, so that keys typed between prompts are not lost.
-            stack.enter_context(hold_keys(input_source.terminal, by_line=False, on_resume=view.detach))
+            stack.enter_context(
+                hold_keys(input_source.terminal, by_line=False, on_resume=lambda: _detach(view, thoughts))
+            )
         located, model = open_model(options, dependencies, streams)
         stack.enter_context(model)
         stack.callback(recorder.close)  # Before the model is closed.
@@ -112,8 +116,9 @@ def converse(options: ReplyOptions, dependencies: Dependencies) -> int:
             screen=streams.screen,
             status=PrefillStatus(streams.screen.stream, streams.screen.styling, enabled=streams.rewritable),
             interactive=input_source.terminal is not None,
+            thoughts=thoughts,
         )
-        _connect_settings(chat, options, model, streams)
+        _connect_settings(chat, options, model, streams, thoughts)
         streams.screen.notice(
             f"{located.name} at {model.folder.bits_per_weight:.2f} bits per weight, "
             f"context {model.context:,} tokens; /help for help, Ctrl-D to leave"
@@ -143,11 +148,22 @@ def _exit_code_of_chat(chat: Chat, model: Model, streams: Streams) -> int:
     return ExitCode.OK if chat.failure is None else exit_code_of(chat.failure)
 
 
-def _connect_settings(chat: Chat, options: ReplyOptions, model: Model, streams: Streams) -> None:
+def _detach(view: ReplyView, thoughts: ThoughtView) -> None:
+    """Leave the rows on the screen as they are: another program wrote to the terminal during the reply."""
+    view.detach()
+    thoughts.detach()
+
+
+def _connect_settings(chat: Chat, options: ReplyOptions, model: Model, streams: Streams, thoughts: ThoughtView) -> None:
     """Connect the settings and the persona of the chat with the objects that apply their changes."""
     context = chat.context
+
+    def set_thinking(mode: ThoughtMode) -> None:
+        thoughts.mode, context.session.thinking = mode, mode != "off"
+
     look: dict[str, Callable[[Any], None]] = {
         "render": lambda choice: context.view.set_rendering(rendering_of(choice, options, streams)),
+        "think": set_thinking,
         "quiet": streams.screen.set_quiet,
         "stats": streams.screen.set_figures_form,
         "bell": streams.screen.set_bell,

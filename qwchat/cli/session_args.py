@@ -105,6 +105,7 @@ def create_session(
     if notice is not None:
         screen.notice(notice)
     session = Session(model, reply_settings, tree=recorder.tree, fingerprint=fingerprint)
+    session.thinking = settings["think"] != "off"
     if not recorder.tree.nodes or given:
         session.system = settings["system"]
     if (left_out := unsent_notice(session)) is not None:

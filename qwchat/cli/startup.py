@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from qwchat.chat.display import Rendering
 from qwchat.chat.view.colour import ColourChoice, can_rewrite
 from qwchat.chat.view.reply import ReplyView
+from qwchat.chat.view.thoughts import ThoughtView
 from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.ensure_model import ensure_model
 from qwchat.cli.options import ReplyOptions
@@ -45,6 +46,11 @@ def reply_view(options: ReplyOptions, streams: Streams) -> ReplyView:
     """Return the view that shows replies."""
     rendering = rendering_of(options.settings["render"], options, streams)
     return ReplyView(streams.out, streams.out_styling, rendering, live=can_rewrite(streams.out))
+
+
+def thought_view(options: ReplyOptions, streams: Streams, advice: str = "") -> ThoughtView:
+    """Return the view that shows thoughts; `advice`: what a chat adds to the line of a folded one."""
+    return ThoughtView(streams.screen, options.settings["think"], live=streams.rewritable, advice=advice)
 
 
 def rendering_of(choice: str, options: ReplyOptions, streams: Streams) -> Rendering:

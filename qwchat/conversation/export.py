@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from qwchat.characters import escape_json, show_code_points
+from qwchat.conversation.reply_parts import has_thought, reply_parts
 from qwchat.conversation.title import clean_line, title_from_question
 from qwchat.conversation.tree import Node, Tree
 from qwchat.errors import UsageError
@@ -32,6 +33,7 @@ section { margin: 1.5rem 0; }
 h1 { font-size: 1.4rem; }
 h2 { font-size: 0.9rem; margin: 0 0 0.25rem; opacity: 0.65; }
 .said { white-space: pre-wrap; overflow-wrap: break-word; }
+.thought { margin: 0 0 1rem; padding-left: 0.75rem; border-left: 3px solid rgb(128 128 128 / 0.5); opacity: 0.75; }
 .user .said, .system .said { padding: 0.5rem 0.75rem; border-radius: 0.5rem; background: rgb(128 128 128 / 0.15); }
 pre { overflow-x: auto; padding: 0.75rem; border-radius: 0.5rem; background: rgb(128 128 128 / 0.15); }
 table { border-collapse: collapse; }
@@ -120,7 +122,9 @@ def as_markdown(transcript: Transcript) -> str:
         parts.append(f"## System\n\n{_close_fence(transcript.tree.system)}")
     dropped, summaries = _dropped_turns(transcript.tree)
     for node in transcript.tree.path():
-        parts.append(f"## {_heading(node, transcript, dropped)}\n\n{_close_fence(node.content)}")
+        thought, answer = reply_parts(node)
+        quoted = f"{_quote(thought)}\n\n" if thought else ""
+        parts.append(f"## {_heading(node, transcript, dropped)}\n\n{quoted}{_close_fence(answer)}")
         if node.id in summaries:
             parts.append(f"## {SUMMARY_HEADING}\n\n{_close_fence(summaries[node.id])}")
     return show_code_points("\n\n".join(parts).replace("\r\n", "\n") + "\n")
@@ -129,9 +133,9 @@ def as_markdown(transcript: Transcript) -> str:
 def as_json(transcript: Transcript) -> str:
     """Return the conversation as one JSON object: id, title, created, model, messages, settings.
 
-    Each message has role and content, and if known finish_reason, seed, settings, stats, model (fingerprint), created
-    and note. `sent` is false for turns that are no longer sent to the model; the last of these has the `summary` that
-    is sent instead, if any.
+    Each message has role and content, a reply with a thought also reasoning, and if known finish_reason, seed,
+    settings, stats, model (fingerprint), created and note. `sent` is false for turns that are no longer sent to the
+    model; the last of these has the `summary` that is sent instead, if any.
     """
     system = transcript.tree.system
     dropped, summaries = _dropped_turns(transcript.tree)
@@ -159,7 +163,10 @@ def as_html(transcript: Transcript) -> str:
     dropped, summaries = _dropped_turns(transcript.tree)
     for node in transcript.tree.path():
         reply = node.role == "assistant"
-        body = _rendered_html(node.content) if reply else _plain_html(node.content)
+        thought, answer = reply_parts(node)
+        body = _rendered_html(answer) if reply else _plain_html(answer)
+        if thought:
+            body = f'<blockquote class="thought"><em>Thought</em>\n{_plain_html(thought)}</blockquote>\n{body}'
         cut = node.finish_reason not in (None, "stop")
         ending = f'<p class="end">{html.escape(str(node.finish_reason))}</p>\n' if reply and cut else ""
         sections.append(_section(node.role, _heading(node, transcript, dropped), body + ending))
@@ -190,7 +197,14 @@ def _message(node: Node, dropped: frozenset[int], summaries: dict[int, str]) -> 
         known["sent"] = False
     if node.id in summaries:
         known["summary"] = summaries[node.id]
-    return {"role": node.role, "content": node.content} | known
+    thought, answer = reply_parts(node)
+    return {"role": node.role, "content": answer} | ({"reasoning": thought} if has_thought(node) else {}) | known
+
+
+def _quote(thought: str) -> str:
+    """Return a thought as a Markdown block quote with a heading."""
+    lines = ["*Thought*", "", *_close_fence(thought).replace("\r\n", "\n").split("\n")]
+    return "\n".join(f"> {line}".rstrip() for line in lines)
 
 
 def _close_fence(text: str) -> str:

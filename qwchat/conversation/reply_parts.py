@@ -21,6 +21,11 @@ def reply_parts(node: Node) -> ReplyParts:
     return ReplyParts("", node.content)
 
 
+def is_unfinished_thought(node: Node) -> bool:
+    """Return whether a reply ended before its answer began."""
+    return has_thought(node) and not reply_parts(node).answer
+
+
 def has_thought(node: Node) -> bool:
     """Return whether a reply begins with a thought, which may be empty or unfinished."""
     return reply_parts(node).answer != node.content

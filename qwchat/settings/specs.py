@@ -238,6 +238,13 @@ SETTING_SPECS: tuple[SettingSpec, ...] = (
         "auto",
     ),
     SettingSpec(
+        "think",
+        Choice(("fold", "show", "hide", "off")),
+        "display",
+        "How to show thoughts (off: ask the model for none)",
+        "fold",
+    ),
+    SettingSpec(
         "color", Choice(("auto", "always", "never")), "display", "When to use colour (auto: on a terminal)", "auto"
     ),
     SettingSpec(

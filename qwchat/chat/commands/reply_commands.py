@@ -12,8 +12,10 @@ from qwchat.chat.display import KeyValues
 from qwchat.chat.path_completion import complete_path
 from qwchat.chat.statistics import totals
 from qwchat.chat.suggestions import Suggestion, match_suggestions
+from qwchat.conversation.reply_parts import reply_parts
 from qwchat.errors import UsageError
 from qwchat.events import Stats
+from qwchat.settings.specs import find_spec
 from qwchat.text_files import expand_path, real_path, write_atomically
 
 _BLOCK = re.compile(r"(?:code\b\s*)?(\d{1,6})?(?!\S)\s*(.*)", re.DOTALL)
@@ -28,7 +30,20 @@ def _raw(context: CommandContext, argument: str) -> Outcome:
         return Show("replies are shown " + ("as plain text" if argument == "on" else "as rendered Markdown"))
     if argument:
         raise UsageError(f"/raw takes on, off or nothing, not {argument!r}")
-    return Show(message=_last_reply(context))
+    return Show(message=context.session.reply().content)
+
+
+def _think(context: CommandContext, argument: str) -> Outcome:
+    if argument:
+        return Show(context.settings.change("think", argument))
+    thought = reply_parts(context.session.reply()).thought
+    if not thought:
+        raise UsageError("the last reply has no thought")
+    return Show(message=thought)
+
+
+def _complete_think(context: CommandContext, typed: str) -> Iterable[Suggestion]:
+    return match_suggestions(typed, ((mode, "") for mode in find_spec("think").completions))
 
 
 def _copy(context: CommandContext, argument: str) -> Outcome:
@@ -94,7 +109,7 @@ def _is_count(value: object) -> bool:
 
 
 def _last_reply(context: CommandContext) -> str:
-    return context.session.reply().content
+    return reply_parts(context.session.reply()).answer
 
 
 def _block(context: CommandContext, wanted: str | None) -> tuple[int, str]:
@@ -143,6 +158,15 @@ COMMANDS: tuple[ChatCommand, ...] = (
         details="Control characters are shown, never executed.\n"
         "`qwchat config set render plain` makes /raw on the default.",
         complete=_complete_raw,
+    ),
+    ChatCommand(
+        "think",
+        "[show|fold|hide|off]",
+        "show the thought of the last reply, or set how to show them",
+        _think,
+        details="fold shows the last rows while the model thinks, then one line. show keeps the whole thought, hide\n"
+        "shows nothing of it. off asks the model to answer without a thought, which some models cannot.",
+        complete=_complete_think,
     ),
     ChatCommand("stats", "", "show tokens and speed of all replies together", _stats),
     ChatCommand(

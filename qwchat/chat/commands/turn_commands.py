@@ -12,6 +12,7 @@ from qwchat.chat.recap import question_line
 from qwchat.chat.reply_settings import REPLY_SETTING_NAMES, ReplySettings
 from qwchat.chat.session import Session
 from qwchat.chat.suggestions import Suggestion, match_suggestions
+from qwchat.conversation.reply_parts import is_unfinished_thought, reply_parts
 from qwchat.conversation.title import without_files
 from qwchat.conversation.tree import Node
 from qwchat.errors import UsageError
@@ -116,7 +117,9 @@ def _alt(context: CommandContext, argument: str) -> Outcome:
         place += f", followed by {len(later)} more turn{'s' if len(later) > 1 else ''}"
     if node.role == "user":
         place += f": {question_line(node.content)}"
-    return Show(place, message=shown.content if shown else None, as_reply=True)
+    if shown is None or is_unfinished_thought(shown):
+        return Show(place)
+    return Show(place, message=reply_parts(shown).answer, as_reply=True)
 
 
 def _clear(context: CommandContext, argument: str) -> Outcome:
@@ -128,7 +131,8 @@ def _clear(context: CommandContext, argument: str) -> Outcome:
 
 def excerpt(node: Node) -> str:
     """Return the beginning of a turn on one line; for a message, as it was typed, without attached files."""
-    line = " ".join((without_files(node.content) if node.role == "user" else node.content).split())
+    thought, answer = reply_parts(node)
+    line = " ".join((without_files(answer) if node.role == "user" else answer or thought).split())
     return line if len(line) <= _EXCERPT else line[: _EXCERPT - 1] + "…"
 
 

@@ -1,0 +1,65 @@
+"""Thoughts in a chat, as the user sees it in a pseudo-terminal."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from tests.chat.pty import Terminal
+
+SLOW = " ".join(f"idea{number}" for number in range(200))
+REPLY = "I think so\n</think>\n\nYes **it** is"
+FOLDED = re.compile(r"thought for \d+ s, 4 tokens \(/think shows it\)")
+
+
+def test_a_thought_is_folded_and_shown_on_request(tmp_path: Path) -> None:
+    with Terminal("chat", models=tmp_path, replies=[REPLY], reasoning="open", token_seconds=0.05) as terminal:
+        terminal.prompt()
+        terminal.type("true?\r")
+        terminal.wait("I think")
+        lines = terminal.prompt().splitlines()
+        assert FOLDED.fullmatch(lines[2])
+        assert lines[3] == "Yes it is"
+        assert "I think" not in terminal.text
+        terminal.type("/think\r")
+        terminal.wait("I think so")
+        terminal.prompt()
+        terminal.type("/think show\r")
+        terminal.wait("think show")
+        terminal.prompt()
+        terminal.type("and now?\r")
+        screen = terminal.wait("and now?", "Yes it is")
+        terminal.prompt()
+        assert "I think so\n\nYes it is" in terminal.text[screen.index("and now?") :]
+        terminal.type("\x04")
+        assert terminal.end() == 0
+    with Terminal("chat", "-c", models=tmp_path, replies=[REPLY], reasoning="open") as terminal:
+        lines = terminal.prompt().splitlines()
+        assert "> and now?" in lines
+        assert "Yes it is" in lines
+        assert not any("think" in line for line in lines)
+
+
+def test_a_reply_stopped_while_thinking_continues(tmp_path: Path) -> None:
+    script = {"replies": [f"{SLOW[:60]}\n</think>\n\nYes"], "reasoning": "open", "token_seconds": 0.2}
+    with Terminal("chat", models=tmp_path, **script) as terminal:
+        terminal.prompt()
+        terminal.type("true?\r")
+        terminal.wait("idea2")
+        terminal.type("\x03")
+        lines = terminal.wait("stopped while thinking; /continue resumes it").splitlines()
+        assert lines[1:3] == ["> true?", "stopped while thinking; /continue resumes it"]
+        terminal.prompt()
+        terminal.type("/continue\r")
+        terminal.wait("Yes")
+        terminal.prompt()
+        terminal.type("/think\r")
+        terminal.wait(SLOW[:60].rstrip())
+
+
+def test_a_single_question_folds_its_thought_on_a_terminal(tmp_path: Path) -> None:
+    with Terminal("-p", "true?", models=tmp_path, replies=[REPLY], reasoning="open") as terminal:
+        assert terminal.end() == 0
+        lines = terminal.text.splitlines()
+        assert re.fullmatch(r"thought for \d+ s, 4 tokens", lines[0])
+        assert lines[1] == "Yes it is"
