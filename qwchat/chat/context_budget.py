@@ -226,7 +226,8 @@ def summarise(session: Session, end: int | None, exchanges: int, cancel: Cancel 
     if prompt.tokens + limit // 2 > model.context:
         raise SummaryTooLongError(prompt.tokens, model.context, model.longest_context)
     greedy = replace(session.reply_settings.sampling, temperature=0.0)
-    for event in model.stream(prompt, Request(greedy, seed=0, max_tokens=limit), cancel):
+    max_tokens = None if prompt.reasoning == "open" else limit  # A thought that cannot be turned off takes more.
+    for event in model.stream(prompt, Request(greedy, seed=0, max_tokens=max_tokens), cancel):
         if isinstance(event, Done) and event.finish_reason != "cancelled" and event.text.strip():
             # Before the event is passed on: the caller may stop reading after it.
             session.tree.drop(ids, _SUMMARY_HEADING + event.text.strip())

@@ -164,7 +164,7 @@ def _drafts_helped(stats: Stats) -> bool:
 
 
 def ending_notice(done: Done, max_tokens: int | None, *, chat: bool = False) -> ArgumentMessage | None:
-    """Explain why a reply ended before the model ended it. Return None if the model did.
+    """Explain why a reply ended before the model ended it, or without an answer. Return None for other replies.
 
     `chat`: in a chat, where the reply can be continued.
     """
@@ -174,8 +174,12 @@ def ending_notice(done: Done, max_tokens: int | None, *, chat: bool = False) -> 
             "the reply was ended early to fit ", limit if done.finish_reason == "length" else "the context"
         )
     go_on = "; /continue resumes it" if chat else ""
+    unfinished_thought = bool(done.reasoning) and not done.text
+    if unfinished_thought and done.finish_reason == "stop":
+        shown = "/think" if chat else SuggestedArgument("think", "show")
+        return ArgumentMessage("the reply has a thought and no answer; ", shown, " shows the thought")
     if done.finish_reason == "length":
-        thinking = " while thinking," if done.reasoning and not done.text else ""
+        thinking = " while thinking," if unfinished_thought else ""
         return ArgumentMessage(f"the reply was cut off{thinking} at ", limit, go_on)
     if done.finish_reason == "context":
         longer = ArgumentMessage(SuggestedArgument("context", ...), " allows a larger one")

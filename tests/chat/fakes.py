@@ -77,8 +77,8 @@ class FakeModel:
     The file `token_file` is created when a token begins. `token_seconds` and `chunk_seconds` slow the model down;
     within a chunk it polls for a stop, as the engine does. `failing` raises NonFiniteLogitsError after three tokens.
     The tensor `damaged` is found to be damaged `checking_seconds` after the first message. `asked` records every call,
-    `rendered` the messages of every rendered prompt. `reasoning` says how a reply begins, unless the prompt asks for
-    one without a thought.
+    `rendered` the messages of every rendered prompt. `reasoning` says how a reply begins; only with "optional" can
+    the prompt ask for one without a thought.
     """
 
     replies: Sequence[str] = ()
@@ -149,7 +149,7 @@ class FakeModel:
 
     def prompt(self, messages: Sequence[Message], *, continuing: bool = False, thinking: bool = True) -> FakePrompt:
         self.rendered.append([dict(message) for message in messages])
-        start = self.reasoning if thinking else "none"
+        start = self.reasoning if thinking or self.reasoning == "open" else "none"
         return FakePrompt(range(self.count(messages)), 0, start, tuple(messages), continuing)
 
     def count(self, messages: Sequence[Message]) -> int:

@@ -8,6 +8,7 @@ from itertools import islice
 
 import pytest
 
+from qwchat.chat import context_budget
 from qwchat.chat.reply_settings import ReplySettings
 from qwchat.chat.session import PendingReply, Session
 from qwchat.conversation.reply_parts import reply_parts
@@ -91,9 +92,8 @@ def test_a_dropped_stream_is_cut_at_a_stop_string_of_its_answer() -> None:
     assert session.reply().content == "I think so\n</think>\n\nYes it is "
 
 
-@pytest.mark.parametrize("start", STARTS)
-def test_without_thinking_the_prompt_asks_for_an_answer(start: ReasoningStart) -> None:
-    session = session_with(start, ["Yes"])
+def test_without_thinking_the_prompt_asks_for_an_answer() -> None:
+    session = session_with("optional", ["Yes"])
     session.thinking = False
     done = answer(session, session.ask("true?"))
     assert done is not None
@@ -139,3 +139,14 @@ def test_prompts_are_rendered_with_the_setting() -> None:
     session.thinking = False
     ask()
     assert asked == [True, False]
+
+
+def test_a_summary_is_the_answer_alone() -> None:
+    thought = " ".join(["hmm"] * 300)
+    model = FakeModel(["one", "two", f"{thought}\n</think>\n\nIn short"], reasoning="open", context_size=4096)
+    session = Session(model, ReplySettings(SamplingParams(), seed=1))
+    for question in ("a", "b"):
+        answer(session, session.ask(question))
+    assert list(context_budget.summarise(session, session.end, 1, None))
+    assert model.calls[-1]["max_tokens"] is None
+    assert session.tree.drops[0].summary == "Summary of the earlier conversation:\n\nIn short"

@@ -29,8 +29,10 @@ def test_stdout_gets_the_answer_alone(tmp_path: Path, script: dict[str, Any], mo
 
 
 def test_off_asks_for_no_thought(tmp_path: Path) -> None:
-    result = call("-p", "hi", "--think", "off", models=tmp_path, replies=["Yes"], reasoning="open")
-    assert result.stdout == b"Yes\n"
+    result = call("-p", "hi", "--think", "off", "--json", models=tmp_path, replies=["Yes"], reasoning="optional")
+    assert "reasoning" not in json.loads(result.stdout)
+    result = call("-p", "hi", "--think", "off", models=tmp_path, **SCRIPTS[1])
+    assert (result.stdout, result.stderr.decode()[: len(PERFORMANCE)]) == (b"Yes it is\n", PERFORMANCE)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -56,6 +58,13 @@ def test_a_thought_that_is_cut_off_is_named(tmp_path: Path) -> None:
     result = call("-p", "hi", "--max-tokens", "2", models=tmp_path, **SCRIPTS[1])
     assert result.stdout == b"\n"
     assert "qwchat: the reply was cut off while thinking, at --max-tokens 2\n" in result.stderr.decode()
+
+
+def test_a_thought_without_an_answer_is_named(tmp_path: Path) -> None:
+    result = call("-p", "hi", models=tmp_path, replies=["I think so"], reasoning="open")
+    assert result.stdout == b"\n"
+    notice = "qwchat: the reply has a thought and no answer; --think show shows the thought\n"
+    assert result.stderr.decode().startswith(notice)
 
 
 def test_stop_strings_and_constraints_see_the_answer(tmp_path: Path) -> None:

@@ -55,7 +55,9 @@ class CommandIndex:
     def hint(self, name: str) -> str:
         """Return advice for the unknown command `name`."""
         name = _OTHER_NAMES.get(name, name)
-        close = difflib.get_close_matches(name, [command.name for command in self.commands], n=1)
+        # A typing error keeps the first letter or the length: /nothing is not one of /think.
+        names = [each.name for each in self.commands if each.name[0] == name[:1] or abs(len(each.name) - len(name)) < 2]
+        close = difflib.get_close_matches(name, names, n=1)
         return f"did you mean /{close[0]}?" if close else "/help lists the commands"
 
 

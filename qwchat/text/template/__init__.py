@@ -186,8 +186,10 @@ def _mask_content(message: Message, table: Mapping[int, str], *, keep_tags: bool
     if not (keep_tags and _has_thought(message)):
         return content.translate(table)
     thought, tag, answer = content.partition(CLOSING_TAG)
-    opening = OPENING_TAG if thought.lstrip().startswith(OPENING_TAG) else ""
-    return f"{opening}{thought.lstrip().removeprefix(opening).translate(table)}{tag}{answer.translate(table)}"
+    before, opening, thought = (
+        thought.partition(OPENING_TAG) if thought.lstrip().startswith(OPENING_TAG) else ("", "", thought)
+    )
+    return f"{before}{opening}{thought.translate(table)}{tag}{answer.translate(table)}"
 
 
 def _private_characters(messages: Iterable[Message]) -> Iterator[str]:
