@@ -121,6 +121,13 @@ def test_thoughts_of_earlier_replies_stay_out_of_the_prompt(
         turns.append({"role": "assistant", "content": model.decode(reply), "token_ids": reply})
 
 
+def test_a_message_with_the_answer_alone_leaves_the_thought_out_too(opened: qwchat.Model) -> None:
+    ids = opened.tokenizer.encode_prompt(["the hell", [CLOSING_ID], "there"])
+    turns: list[Message] = [*ASK, {"role": "assistant", "content": "there", "token_ids": ids}, *ASK]
+    without: list[Message] = [*ASK, {"role": "assistant", "content": "there"}, *ASK]
+    assert list(opened.prompt(turns).ids) == list(opened.prompt(without).ids)
+
+
 def test_the_first_of_several_steps_of_one_token_ends_the_thought(tmp_path: Path) -> None:
     with load(tmp_path, OPENED, tokens=False) as model:
         assert model.prompt(ASK).reasoning == "open"

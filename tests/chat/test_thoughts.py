@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -9,17 +10,23 @@ from itertools import islice
 import pytest
 
 from qwchat.chat import context_budget
+from qwchat.chat.commands import CommandContext, Outcome, Show, parse, suggestions
+from qwchat.chat.recap import last_exchange
 from qwchat.chat.reply_settings import ReplySettings
 from qwchat.chat.session import PendingReply, Session
-from qwchat.conversation.reply_parts import reply_parts
+from qwchat.chat.view.reply import ReplyView
+from qwchat.conversation.reply_parts import is_unfinished_thought, reply_parts
 from qwchat.conversation.tree import Node, Tree
+from qwchat.errors import UsageError
 from qwchat.events import Done, TextStep
+from qwchat.markdown.styles import PLAIN
 from qwchat.messages import Message
 from qwchat.reasoning import ReasoningStart, ReplyParts
 from qwchat.request import SamplingParams
 from tests.chat.fakes import FakeModel, FakePrompt, replying
 
 RAW = {
+    "none": "Yes it is true",
     "open": "I think so\n</think>\n\nYes it is true",
     "optional": "<think>\nI think so\n</think>\n\nYes it is true",
 }
@@ -139,6 +146,45 @@ def test_prompts_are_rendered_with_the_setting() -> None:
     session.thinking = False
     ask()
     assert asked == [True, False]
+
+
+def test_commands_use_the_answer_and_raw_shows_all() -> None:
+    session = session_with("open", ["```\na\n```\n</think>\n\nYes\n\n```\nb\n```", "No thought </think>No", "Hm"])
+    answer(session, session.ask("true?"))
+    context = CommandContext(session, "mini", ReplyView(io.StringIO(), PLAIN))
+    assert run_command(context, "/think") == Show(message="```\na\n```")
+    assert run_command(context, "/raw") == Show(message=session.reply().content)
+    assert [each.text for each in suggestions(context, "/copy code ")] == ["code 1"]
+    assert [each.text for each in suggestions(context, "/think s")] == ["show"]
+    with pytest.raises(UsageError, match="think cannot be changed in a chat: start qwchat with --think"):
+        run_command(context, "/think show")
+    answer(session, session.retry())
+    shown = run_command(context, "/alt")
+    assert isinstance(shown, Show)
+    assert shown.message == "Yes\n\n```\nb\n```"
+    answer(session, session.retry())
+    assert is_unfinished_thought(session.reply())
+    assert last_exchange(session.tree) == ("> true?", None)
+    run_command(context, "/alt")
+    assert run_command(context, "/alt prev") == Show("reply 3 of 3", as_reply=False)
+    session.tree.select(None)
+    with pytest.raises(UsageError, match="there is no reply left"):
+        run_command(context, "/think")
+
+
+def test_a_reply_without_a_thought_has_none_to_show() -> None:
+    session = session_with("none", ["<think>a</think>b"])
+    answer(session, session.ask("true?"))
+    context = CommandContext(session, "mini", ReplyView(io.StringIO(), PLAIN))
+    with pytest.raises(UsageError, match="the last reply has no thought"):
+        run_command(context, "/think")
+    assert last_exchange(session.tree) == ("> true?", "<think>a</think>b")
+
+
+def run_command(context: CommandContext, text: str) -> Outcome:
+    command = parse(text)
+    assert command is not None
+    return command[0].run(context, command[1])
 
 
 def test_a_summary_is_the_answer_alone() -> None:

@@ -148,9 +148,11 @@ def encode_chat(
     """
     private = _private_characters(messages)
     known_ids: dict[str, Sequence[int]] = {}
-    cuts = CLOSING_TAG in template.source
+    cuts, closing_id = CLOSING_TAG in template.source, tokenizer.special_ids.get(CLOSING_TAG)
     turns = [
-        message if cuts and _has_thought(message) else _with_placeholder(message, private, known_ids)
+        message
+        if cuts and (_has_thought(message) or closing_id in (message.get("token_ids") or ()))
+        else _with_placeholder(message, private, known_ids)
         for message in messages
     ]
     plain = template.render(turns, add_generation_prompt, variables=variables)
