@@ -241,7 +241,7 @@ SETTING_SPECS: tuple[SettingSpec, ...] = (
         "think",
         Choice(("fold", "show", "hide", "off")),
         "display",
-        "How to show thoughts (off: ask the model for none)",
+        "How to show thoughts (off: ask the model not to think)",
         "fold",
     ),
     SettingSpec(
