@@ -34,6 +34,11 @@ def lock_path(destination: Path) -> Path:
     return destination.parent / f".{destination.name}.lock"
 
 
+def partial_folder(destination: Path) -> Path:
+    """Return the folder that a conversion to `destination` is written to until it is complete."""
+    return destination.parent / f".{destination.name}.partial"
+
+
 def wait_for_conversion(destination: Path) -> None:
     """Wait until no other process is converting to `destination`. Another one may start right after."""
     try:

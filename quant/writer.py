@@ -32,7 +32,7 @@ from quant.container import (
     combine_digests,
     hash_bytes,
 )
-from quant.destination import acquire_lock, lock_path
+from quant.destination import acquire_lock, lock_path, partial_folder
 from quant.errors import ArgumentError, ContainerError, DiskFullError
 from quant.formats import layout
 from quant.safe_files import read_bounded, read_json_object, sync_folder
@@ -88,7 +88,7 @@ class ModelWriter:
         files: Mapping[str, bytes],
     ) -> None:
         self.destination = destination
-        self.partial = destination.parent / f".{destination.name}.partial"
+        self.partial = partial_folder(destination)
         self.finished: dict[str, dict[str, Any]] = {}
         self._header = dict(header)
         self._files = dict(files)

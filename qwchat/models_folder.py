@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quant.presets import PRESETS
-from quant.safe_files import is_regular_file
+from quant.safe_files import SINGLE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, is_regular_file
 from qwchat.errors import ModelError
 from qwchat.text_files import expand_path
 
@@ -23,8 +23,8 @@ EMBEDDED_NAME = "mini"
 CONVERTED_SUFFIX = "-q4"
 
 _MAX_NAME_SHOWN = 200  # characters of a name in a message
+_WEIGHT_FILES = (SINGLE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
 _PACKAGE = Path(__file__).resolve().parent
-_CHECKPOINT_FILES = ("model.safetensors", "model.safetensors.index.json")
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def is_model(folder: Path) -> bool:
 
 def is_checkpoint(folder: Path) -> bool:
     """Return True if `folder` looks like a Hugging Face checkpoint."""
-    return is_regular_file(folder / "config.json") and any(is_regular_file(folder / name) for name in _CHECKPOINT_FILES)
+    return is_regular_file(folder / "config.json") and any(is_regular_file(folder / name) for name in _WEIGHT_FILES)
 
 
 def locate(model: str | None, environment: Mapping[str, str] = os.environ) -> LocatedModel:
@@ -148,9 +148,9 @@ def _by_name(name: str) -> LocatedModel | None:
         return LocatedModel(name, path, converted=True)
     if name == EMBEDDED_NAME and _embedded() is not None:
         return _embedded()
-    if pulled := _pulled(name):
-        return pulled
-    return LocatedModel(name, path, converted=False) if is_checkpoint(path) else None
+    if is_checkpoint(path):
+        return LocatedModel(name, path, converted=False)
+    return _pulled(name)  # Last, since it reads the catalogue.
 
 
 def _pulled(name: str) -> LocatedModel | None:

@@ -82,7 +82,7 @@ OTHERS = {
 }  # fmt: skip
 """Top-level keys of other commands; a test runs them and compares."""
 
-_FACTS = ModelInfo("mini-q4", "/home/ada/.local/share/qwchat/models/mini-q4", "0112f27f401c5c42", "q4", 5.4329)
+_FACTS = ModelInfo("mini-q4", "/path/to/models/mini-q4", "0112f27f401c5c42", "q4", 5.4329)
 _STATS = Stats(27, 0, 20, 0.0026, 0.0043, 0.0027, 2048, 2, 1, reasoning_tokens=12)
 _LOGPROB = TokenLogprob(17, "2", -0.000021, (TokenLogprob(17, "2", -0.000021),))
 _CONTROLS = ReplySettings(SamplingParams(), seed=1)

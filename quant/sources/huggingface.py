@@ -21,6 +21,8 @@ from quant.json_fields import short_repr
 from quant.model_config import ModelConfig
 from quant.safe_files import (
     COPIED_FILES,
+    SINGLE_WEIGHTS_NAME,
+    WEIGHTS_INDEX_NAME,
     is_regular_file,
     missing_file_error,
     parse_json_object,
@@ -36,8 +38,6 @@ _MAX_NAME_BYTES = 255  # limit of the usual file systems
 _NAMES = {"BF16": "bf16", "F16": "f16", "F32": "f32"}
 _DTYPES: dict[str, np.dtype[Any]] = {"BF16": np.dtype("<u2"), "F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
 _REQUIRED_FILES = ("config.json", "tokenizer.json")
-INDEX_NAME = "model.safetensors.index.json"
-SINGLE_NAME = "model.safetensors"
 
 
 class HuggingFaceCheckpoint(Source):
@@ -184,11 +184,13 @@ class HuggingFaceCheckpoint(Source):
 
 def _shards(folder: Path) -> dict[Path, set[str] | None]:
     """Return the weight files in order, each with the tensor names that the index lists for it (None without index)."""
-    index_file = folder / INDEX_NAME
+    index_file = folder / WEIGHTS_INDEX_NAME
     if not index_file.exists():
-        single = folder / SINGLE_NAME
+        single = folder / SINGLE_WEIGHTS_NAME
         if not is_regular_file(single):
-            raise CheckpointError(f"{folder} has neither {SINGLE_NAME} nor {INDEX_NAME}; is it a checkpoint folder?")
+            raise CheckpointError(
+                f"{folder} has neither {SINGLE_WEIGHTS_NAME} nor {WEIGHTS_INDEX_NAME}; is it a checkpoint folder?"
+            )
         return {single: None}
     weight_map = read_json_object(index_file, CheckpointError, MAX_INDEX_BYTES).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
@@ -204,7 +206,7 @@ def _shards(folder: Path) -> dict[Path, set[str] | None]:
         listed.setdefault(file, set()).add(name)
     for file in sorted(listed):
         if not is_regular_file(folder / file):
-            raise CheckpointError(f"{folder / file} is missing, but {INDEX_NAME} lists it; download it")
+            raise CheckpointError(f"{folder / file} is missing, but {WEIGHTS_INDEX_NAME} lists it; download it")
         shards[folder / file] = listed[file]
     return shards
 
@@ -222,9 +224,9 @@ def _check_listing(file: Path, listed: set[str] | None, found: Iterable[str]) ->
     missing, extra = sorted(listed - set(found)), sorted(set(found) - listed)
     if missing:
         raise CheckpointError(
-            f"{file} does not contain {describe_tensors(missing)}, listed in {INDEX_NAME}; download both again"
+            f"{file} does not contain {describe_tensors(missing)}, listed in {WEIGHTS_INDEX_NAME}; download both again"
         )
     if extra:
         raise CheckpointError(
-            f"{file} contains {describe_tensors(extra)}, not listed in {INDEX_NAME}; download both again"
+            f"{file} contains {describe_tensors(extra)}, not listed in {WEIGHTS_INDEX_NAME}; download both again"
         )

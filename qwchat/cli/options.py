@@ -31,6 +31,15 @@ ModelArgument = Annotated[
         autocompletion=completion.models,
     ),
 ]
+PresetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--preset",
+        metavar="|".join(PRESETS),
+        help=f"Formats of the tensors (default: {DEFAULT_PRESET})",
+        autocompletion=_presets,
+    ),
+]
 Threads = Annotated[int | None, typer.Option("--threads", metavar="N", help=find_spec("threads").help)]
 Kv = Annotated[
     Literal["auto", "f32", "q8"] | None,
@@ -188,15 +197,7 @@ class ConvertOptions:
         Path | None,
         typer.Argument(metavar="DEST", help="Folder to create (default: in the models folder)"),
     ] = None
-    preset: Annotated[
-        str | None,
-        typer.Option(
-            "--preset",
-            metavar="|".join(PRESETS),
-            help=f"Formats of the tensors (default: {DEFAULT_PRESET})",
-            autocompletion=_presets,
-        ),
-    ] = None
+    preset: PresetOption = None
     bits: Annotated[int | None, typer.Option("--bits", metavar="4|8", help="Bits per weight")] = None
     group_size: Annotated[int | None, typer.Option("--group-size", metavar="32|64|128", help="Weights per scale")] = (
         None
@@ -231,15 +232,7 @@ class PullOptions:
             autocompletion=completion.catalogue,
         ),
     ] = None
-    preset: Annotated[
-        str | None,
-        typer.Option(
-            "--preset",
-            metavar="|".join(PRESETS),
-            help=f"Formats of the tensors (default: {DEFAULT_PRESET})",
-            autocompletion=_presets,
-        ),
-    ] = None
+    preset: PresetOption = None
     alias: Annotated[str | None, typer.Option("--as", metavar="NAME", help="Name of the model folder")] = None
     keep_checkpoint: Annotated[
         bool, typer.Option("--keep-checkpoint", help="Keep the downloaded checkpoint as well")

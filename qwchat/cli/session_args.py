@@ -21,7 +21,7 @@ from qwchat.chat.view.reply import ReplyView
 from qwchat.chat.view.screen import Screen
 from qwchat.chat.view.table import format_table
 from qwchat.cli.options import Flags, ReplyOptions
-from qwchat.conversation.session_store import SessionEntry, SessionStore, check_name
+from qwchat.conversation.session_store import SessionEntry, SessionStore, check_name, no_session_error
 from qwchat.errors import SessionError, UsageError
 from qwchat.markdown.styles import Styling
 from qwchat.models_folder import LocatedModel
@@ -240,5 +240,5 @@ def _choose_session(store: SessionStore, choose: ChooseSession | None) -> Sessio
     if choose is None:
         raise UsageError("--resume needs a name when there is no terminal: qwchat sessions list shows the names")
     if not entries:
-        raise UsageError("there is no session to continue yet: qwchat starts one")
+        raise no_session_error()
     return choose(entries)

@@ -97,6 +97,11 @@ def check_name(name: str) -> str:
     return name
 
 
+def no_session_error() -> UsageError:
+    """Return the error that says that no session was saved yet."""
+    return UsageError("there is no session to continue yet: qwchat starts one")
+
+
 class SessionStore:
     """Sessions in `folder`, or in the user's own folder."""
 
@@ -118,7 +123,7 @@ class SessionStore:
             entry = _read_entry(path)
             if entry is not None:
                 return entry
-        raise UsageError("there is no session to continue yet: qwchat starts one")
+        raise no_session_error()
 
     def find(self, query: str) -> SessionEntry:
         """Return the session with this name, id, id prefix, title or part of a title, in this order of preference.

@@ -14,14 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 
-from quant.safe_files import COPIED_FILES
+from quant.safe_files import COPIED_FILES, SINGLE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME
 from qwchat.errors import HubError, ModelError, UsageError
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
 
-INDEX_NAME = "model.safetensors.index.json"
-SINGLE_NAME = "model.safetensors"
 MAX_SMALL_BYTES = 64 << 20
 _PIECE_BYTES = 1 << 16  # A broken connection or a kill loses at most one piece; the client's own are 10 MiB.
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
@@ -100,7 +98,7 @@ def _used_files(info: ModelInfo, name: str) -> dict[str, HubFile]:
         if (
             "/" in file
             or "\\" in file
-            or not (file in COPIED_FILES or file == INDEX_NAME or file.endswith(".safetensors"))
+            or not (file in COPIED_FILES or file == WEIGHTS_INDEX_NAME or file.endswith(".safetensors"))
         ):
             continue
         size = sibling.size
@@ -112,10 +110,12 @@ def _used_files(info: ModelInfo, name: str) -> dict[str, HubFile]:
                 f"{name}: {file} has {size:,} bytes, more than {MAX_SMALL_BYTES:,}; pull another repository"
             )
         files[file] = HubFile(file, size, checksum)
-    if INDEX_NAME not in files and SINGLE_NAME not in files:
+    if WEIGHTS_INDEX_NAME not in files and SINGLE_WEIGHTS_NAME not in files:
         if any(file.endswith(_PICKLES) for file in names):
             raise ModelError(f"{name} has pickled weights alone, which can run code: pull one with safetensors files")
-        raise ModelError(f"{name} has no {SINGLE_NAME} and no {INDEX_NAME}: pull a repository of a checkpoint")
+        raise ModelError(
+            f"{name} has no {SINGLE_WEIGHTS_NAME} and no {WEIGHTS_INDEX_NAME}: pull a repository of a checkpoint"
+        )
     for needed in ("config.json", "tokenizer.json"):
         if needed not in files:
             raise ModelError(f"{name} has no {needed}: pull a repository of a whole checkpoint")

@@ -11,11 +11,18 @@ from pathlib import Path
 from quant.errors import CheckpointError
 from quant.families import read_config
 from quant.model_config import ModelConfig
-from quant.safe_files import COPIED_FILES, atomic_write, parse_json_object, read_bounded
+from quant.safe_files import (
+    COPIED_FILES,
+    SINGLE_WEIGHTS_NAME,
+    WEIGHTS_INDEX_NAME,
+    atomic_write,
+    parse_json_object,
+    read_bounded,
+)
 from quant.sources import Rows, Source, TensorInfo
 from quant.sources.huggingface import HuggingFaceCheckpoint
 from quant.sources.safetensors import StoredTensor, parse_header
-from qwchat.store.hub import INDEX_NAME, SINGLE_NAME, HubFile, Repository, read_small
+from qwchat.store.hub import HubFile, Repository, read_small
 from qwchat.store.shards import Shards
 
 STATE_NAME = "pull.json"
@@ -181,15 +188,15 @@ def _is_complete(path: Path, file: HubFile) -> bool:
 
 def _shard_files(repository: Repository, folder: Path) -> list[HubFile]:
     """Return the weight files in order. Raises CheckpointError if the index names others than the repository has."""
-    if INDEX_NAME not in repository.files:
-        return [repository.files[SINGLE_NAME]]
-    index = folder / INDEX_NAME
+    if WEIGHTS_INDEX_NAME not in repository.files:
+        return [repository.files[SINGLE_WEIGHTS_NAME]]
+    index = folder / WEIGHTS_INDEX_NAME
     listed = parse_json_object(read_bounded(index, CheckpointError), str(index), CheckpointError).get("weight_map")
     if not isinstance(listed, dict) or not listed:
-        raise CheckpointError(f"{repository.name}: {INDEX_NAME} has no weight_map; pull another revision")
+        raise CheckpointError(f"{repository.name}: {WEIGHTS_INDEX_NAME} has no weight_map; pull another revision")
     names = sorted({str(name) for name in listed.values()})
     if missing := [name for name in names if name not in repository.files]:
         raise CheckpointError(
-            f"{repository.name}: {INDEX_NAME} names {missing[0][:200]}, which the repository does not have"
+            f"{repository.name}: {WEIGHTS_INDEX_NAME} names {missing[0][:200]}, which the repository does not have"
         )
     return [repository.files[name] for name in names]

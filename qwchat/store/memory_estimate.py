@@ -80,18 +80,6 @@ def weights_bytes(config: ModelConfig, preset: str) -> int:
     return sum(plan.packed_bytes for plan in plans)
 
 
-def largest_context(config: ModelConfig, preset: str, kv: str, memory: int) -> int:
-    """Return the longest context window that fits into `memory` bytes, a multiple of 1,024; 0 if none does."""
-    fitting = 0
-    step = 1 << (config.max_position_embeddings // 1024).bit_length()
-    while step:
-        tokens = (fitting + step) * 1024
-        if tokens <= config.max_position_embeddings and estimate(config, preset, tokens, kv).total <= memory:
-            fitting += step
-        step //= 2
-    return fitting * 1024
-
-
 def contexts(config: ModelConfig, asked: Sequence[int]) -> list[int]:
     """Return the context windows to show: those that were asked for, or 4,096, 32,768 and the model's longest."""
     if asked:

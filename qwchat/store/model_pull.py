@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -11,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from quant.destination import acquire_lock, partial_folder
+from quant.errors import DestinationBusyError
 from quant.presets import DEFAULT_PRESET
 from quant.units import data_size
 from qwchat.errors import HubError, UsageError
@@ -81,7 +82,7 @@ class Pull:
         with self._locked():
             self._begin()
             with HubCheckpoint.open(self.repository, self._folder, keep=self._keep) as self._source:
-                resume = (self.destination.parent / f".{self.destination.name}.partial").exists()
+                resume = partial_folder(self.destination).exists()
                 yield from convert_source(self._source, self.destination, spec, resume=resume, threads=self._threads)
             if self._keep:
                 self._keep_checkpoint()
@@ -107,7 +108,7 @@ class Pull:
             for entry in self._folder.iterdir():
                 if entry.name != _LOCK_NAME:
                     entry.unlink()
-            shutil.rmtree(self.destination.parent / f".{self.destination.name}.partial", ignore_errors=True)
+            shutil.rmtree(partial_folder(self.destination), ignore_errors=True)
             record.write_text(identity, encoding="utf-8")
         weights = [file.size for file in self.repository.files.values() if file.sha256 is not None]
         here = sum(entry.stat().st_blocks * 512 for entry in self._folder.iterdir())
@@ -122,12 +123,11 @@ class Pull:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         self._folder.mkdir(exist_ok=True)
-        descriptor = os.open(self._folder / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise UsageError(f"another process pulls {self.destination.name}: wait for it") from error
+            descriptor = acquire_lock(self._folder / _LOCK_NAME, self.destination)
+        except DestinationBusyError as error:
+            raise UsageError(f"another process pulls {self.destination.name}: wait for it") from error
+        try:
             yield
         finally:
             os.close(descriptor)

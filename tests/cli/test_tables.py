@@ -130,16 +130,16 @@ def test_a_very_narrow_window_gets_plain_columns(write: Any) -> None:
 
 
 def test_pairs_continue_below_their_values(write: Any) -> None:
-    pairs = [("folder", "/root/.local/share/qwchat/models"), ("shape", "24 layers, 14 heads of 64")]
+    pairs = [("folder", "/home/.local/share/qwchat/models"), ("shape", "24 layers, 14 heads of 64")]
     assert plain(write(30).pairs(pairs)) == (
-        "folder  /root/.local/share/\n        qwchat/models\nshape   24 layers, 14 heads of\n        64"
+        "folder  /home/.local/share/\n        qwchat/models\nshape   24 layers, 14 heads of\n        64"
     )
 
 
 @pytest.mark.parametrize(
     ("text", "width", "lines"),
     [
-        ("would be in /root/.config/qwchat", 16, ["would be in", "/root/.config/", "qwchat"]),
+        ("would be in /home/.config/qwchat", 16, ["would be in", "/home/.config/", "qwchat"]),
         ("/a/very/long/path", 8, ["/a/very/", "long/", "path"]),
         ("q_proj.weight", 8, ["q_proj.", "weight"]),
         ("aaaaaaaaaaaa b", 5, ["aaaaa", "aaaaa", "aa b"]),

@@ -11,7 +11,7 @@ from quant.container import open_model
 from quant.families import parameter_count
 from qwchat.cpu.build import build_decoder
 from qwchat.store.catalogue import entries, find_entry, resolve_repository
-from qwchat.store.memory_estimate import estimate, largest_context
+from qwchat.store.memory_estimate import estimate
 from tests.cli.runs import call
 from tests.quant.checkpoints import make_checkpoint
 from tests.quant.converting import run as convert
@@ -46,17 +46,6 @@ def test_names() -> None:
     assert resolve_repository("QWEN2.5:7B") == ("Qwen/Qwen2.5-7B-Instruct", "main", "qwen2.5-7b")
     assert resolve_repository("owner/Model@v1") == ("owner/Model", "v1", "Model")
     assert find_entry("qwen2.5:8b") is None
-
-
-def test_the_largest_context_fits_and_the_next_does_not() -> None:
-    entry = find_entry("qwen2.5:7b")
-    assert entry is not None
-    memory = 5_000_000_000
-    tokens = largest_context(entry.config, "q4", "q8", memory)
-    assert 1024 <= tokens < 32768
-    assert estimate(entry.config, "q4", tokens, "q8").total <= memory
-    assert estimate(entry.config, "q4", tokens + 1024, "q8").total > memory
-    assert largest_context(entry.config, "q4", "q8", 1000) == 0
 
 
 def test_the_command(tmp_path: Path) -> None:

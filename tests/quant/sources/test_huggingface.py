@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from quant import convert
 from quant.errors import CheckpointError
 from quant.families import expected_tensors, parse_config, read_config
+from quant.safe_files import SINGLE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME
 from quant.sources import TensorInfo, check_tensors
-from quant.sources.huggingface import INDEX_NAME, SINGLE_NAME, HuggingFaceCheckpoint
+from quant.sources.huggingface import HuggingFaceCheckpoint
 from tests.quant.checkpoints import (
     CONFIG,
     encode,
@@ -115,7 +116,7 @@ def test_config_has_a_limit_of_its_own(tmp_path: Path) -> None:
 
 def spoil_header(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
     """Rewrite the header of model.safetensors after `change`, and leave the data unchanged."""
-    path = folder / SINGLE_NAME
+    path = folder / SINGLE_WEIGHTS_NAME
     data = path.read_bytes()
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
@@ -189,21 +190,21 @@ def test_bad_headers(tmp_path: Path, change: Callable[[dict[str, Any]], None], m
 )
 def test_bad_files(tmp_path: Path, content: bytes, message: str) -> None:
     folder = make_checkpoint(tmp_path)
-    (folder / SINGLE_NAME).write_bytes(content)
+    (folder / SINGLE_WEIGHTS_NAME).write_bytes(content)
     refuse(folder, message)
 
 
 @pytest.mark.parametrize("keep", [0.1, 0.5, 0.999])
 def test_truncated_files(tmp_path: Path, keep: float) -> None:
     folder = make_checkpoint(tmp_path)
-    data = (folder / SINGLE_NAME).read_bytes()
-    (folder / SINGLE_NAME).write_bytes(data[: int(len(data) * keep)])
+    data = (folder / SINGLE_WEIGHTS_NAME).read_bytes()
+    (folder / SINGLE_WEIGHTS_NAME).write_bytes(data[: int(len(data) * keep)])
     refuse(folder, "truncated")
 
 
 def test_bytes_after_the_last_tensor(tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path)
-    with (folder / SINGLE_NAME).open("ab") as file:
+    with (folder / SINGLE_WEIGHTS_NAME).open("ab") as file:
         file.write(b"tail")
     refuse(folder, "4 bytes after .* do not belong to a tensor")
 
@@ -214,7 +215,7 @@ def test_missing_files_of_a_checkpoint(tmp_path: Path) -> None:
     (folder / "model-00002-of-00003.safetensors").unlink()
     refuse(folder, "model-00002-of-00003.safetensors is missing")
     folder = make_checkpoint(tmp_path / "b")
-    (folder / SINGLE_NAME).unlink()
+    (folder / SINGLE_WEIGHTS_NAME).unlink()
     refuse(folder, "has neither model.safetensors nor")
 
 
@@ -243,24 +244,24 @@ def test_missing_files_of_a_checkpoint(tmp_path: Path) -> None:
 def test_index_entries(tmp_path: Path, file: object, message: str) -> None:
     folder = make_checkpoint(tmp_path / "model", shards=2)
     write_safetensors(tmp_path / "elsewhere.safetensors", {"model.embed_tokens.weight": ("F32", (1,), b"1234")})
-    index = json.loads((folder / INDEX_NAME).read_text())
+    index = json.loads((folder / WEIGHTS_INDEX_NAME).read_text())
     index["weight_map"]["model.embed_tokens.weight"] = file
-    (folder / INDEX_NAME).write_text(json.dumps(index))
+    (folder / WEIGHTS_INDEX_NAME).write_text(json.dumps(index))
     refuse(folder, message)
 
 
 @pytest.mark.parametrize("content", ["{}", '{"weight_map": {}}', '{"weight_map": []}', "null", "{"])
 def test_bad_index(tmp_path: Path, content: str) -> None:
     folder = make_checkpoint(tmp_path, shards=2)
-    (folder / INDEX_NAME).write_text(content)
+    (folder / WEIGHTS_INDEX_NAME).write_text(content)
     refuse(folder, "weight_map|JSON")
 
 
 def test_shards_that_disagree_with_the_index(tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path / "a", shards=2)
-    index = json.loads((folder / INDEX_NAME).read_text())
+    index = json.loads((folder / WEIGHTS_INDEX_NAME).read_text())
     del index["weight_map"]["lm_head.weight"]
-    write_json(folder / INDEX_NAME, index)
+    write_json(folder / WEIGHTS_INDEX_NAME, index)
     refuse(folder, "contains tensor lm_head.weight, not listed in")
     folder = make_checkpoint(tmp_path / "b", shards=2)
     one = folder / "model-00001-of-00002.safetensors"
@@ -326,12 +327,12 @@ def test_no_header_breaks_the_reader(tmp_path: Path, data: st.DataObject) -> Non
     folder = tmp_path / "model"
     if not folder.exists():
         make_checkpoint(folder)
-        (folder / "good").write_bytes((folder / SINGLE_NAME).read_bytes())
+        (folder / "good").write_bytes((folder / SINGLE_WEIGHTS_NAME).read_bytes())
     content = bytearray((folder / "good").read_bytes())
     for _ in range(data.draw(st.integers(1, 4))):
         position = data.draw(st.integers(0, 2600))
         content[position] = data.draw(st.integers(0, 255))
-    (folder / SINGLE_NAME).write_bytes(content)
+    (folder / SINGLE_WEIGHTS_NAME).write_bytes(content)
     with suppress(CheckpointError), HuggingFaceCheckpoint.open(folder) as checkpoint:
         check_tensors(checkpoint)
         for name in checkpoint.tensors:
@@ -340,9 +341,9 @@ def test_no_header_breaks_the_reader(tmp_path: Path, data: st.DataObject) -> Non
 
 def test_special_files_do_not_hang(tmp_path: Path) -> None:
     for name, message in [
-        (SINGLE_NAME, "has neither"),
+        (SINGLE_WEIGHTS_NAME, "has neither"),
         ("config.json", "is not a regular"),
-        (INDEX_NAME, "is not a regular"),
+        (WEIGHTS_INDEX_NAME, "is not a regular"),
     ]:
         folder = make_checkpoint(tmp_path / name)
         (folder / name).unlink(missing_ok=True)
@@ -353,10 +354,10 @@ def test_special_files_do_not_hang(tmp_path: Path) -> None:
 def test_files_that_change_while_they_are_read(tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path)
     checkpoint = HuggingFaceCheckpoint.open(folder)
-    (folder / SINGLE_NAME).write_bytes(b"short")
+    (folder / SINGLE_WEIGHTS_NAME).write_bytes(b"short")
     with pytest.raises(CheckpointError, match="shrank while it was read"):
         checkpoint.read(ROW)
     checkpoint = HuggingFaceCheckpoint.open(make_checkpoint(tmp_path))
-    (folder / SINGLE_NAME).unlink()
+    (folder / SINGLE_WEIGHTS_NAME).unlink()
     with pytest.raises(CheckpointError, match=r"cannot be memory-mapped: .*No such file"):
         checkpoint.read(ROW)
