@@ -45,7 +45,7 @@ class CpuDecoder:
     """
 
     chunk = CHUNK
-    exact_grouping = True  # Each kernel sums a row in the same order, whatever other rows it computes.
+    exact_rows = CHUNK  # Each kernel sums a row in the same order, whatever other rows it computes.
 
     def __init__(
         self, folder: TensorSource, *, context: int, threads: int, kv: str = "auto", layers: range | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,14 @@ class KVCache:
                 continue
             lines = part.reshape(len(self.layers), rows, -1)[self.layers.index(layer)]
             yield from lines[:, : lines.shape[1] // self.capacity * used]
+
+    def segment_bytes(self, layer: int, positions: int) -> list[int]:
+        """Return the length of each piece of `segments`."""
+        return [piece.nbytes for piece in self.segments(layer, positions)]
+
+    def writable_segments(self, layer: int, positions: int) -> AbstractContextManager[Iterator[NDArray[np.uint8]]]:
+        """Return a context whose value yields the pieces of `segments`, which are the cache's own memory."""
+        return nullcontext(self.segments(layer, positions))
 
     def clear(self) -> None:
         """Zero all keys and values, so that a non-finite number in them cannot be read by a later reply."""

@@ -153,10 +153,9 @@ class CachedContext:
             return 0
         count = min(other._length, self.decoder.context)
         for layer in self.cache.layers:
-            for row, other_row in zip(
-                self.cache.segments(layer, count), other.cache.segments(layer, count), strict=True
-            ):
-                row[:] = other_row
+            with self.cache.writable_segments(layer, count) as rows:
+                for row, other_row in zip(rows, other.cache.segments(layer, count), strict=True):
+                    row[:] = other_row
         self._ids[:count] = other._ids[:count]
         self._length, self._drafts, self._token_seconds = count, 0, other._token_seconds
         return count

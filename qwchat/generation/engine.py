@@ -49,7 +49,7 @@ class Engine:
             cached: the conversation, a context of this engine's decoder.
             token_ids: the prompt.
             request: how to generate. `speculate` evaluates draft tokens together with the newest token (see
-                `qwchat.generation.generation_loop`), on decoders whose `exact_grouping` keeps the text the same.
+                `qwchat.generation.generation_loop`), as far as the decoder's `exact_rows` keep the text the same.
                 `loop_guard` ends a reply that repeats itself (see `qwchat.generation.repetition`).
             usable_vocab: ids from here on are padding and are never chosen.
             stop_ids: tokens that end the reply; no TokenStep reports them.
@@ -76,7 +76,7 @@ class Engine:
         if len(ids) > self.decoder.context:
             raise PromptTooLongError(len(ids), self.decoder.context, context_limit(config))
         sampler = Sampler(request.settings, request.seed, min(usable_vocab, config.vocab_size), continued)
-        draft_policy = self.draft_policy if request.speculate and self.decoder.exact_grouping else None
+        draft_policy = self.draft_policy if request.speculate and self.decoder.exact_rows > 1 else None
         run = GenerationLoop(
             cached,
             ids,

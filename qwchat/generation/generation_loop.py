@@ -6,13 +6,13 @@ as without drafts: the n-th token from the logits after the n - 1 tokens before 
 stream and with penalties that count all tokens before it. As long as the drawn token equals the draft, the logits
 after it have already been computed. The first difference ends the pass, and the drafts after it are dropped.
 
-The text is therefore, token by token, the text without speculation: neither the logits (`Decoder.exact_grouping`
-promises them bit for bit) nor the draws depend on how tokens are grouped into passes. It is also rejection sampling in
-the sense of Leviathan et al. 2023 (https://arxiv.org/abs/2211.17192, section 2.3). There, drafts come from a
-distribution q and are accepted with probability min(1, p(x) / q(x)); otherwise a token is drawn from the normalised
-excess of p over q. Here q is certain of x. So a draft is accepted with probability p(x), and otherwise a token is drawn
-from p without x. Drawing once from p and comparing with x does exactly that, since P(draw = x) = p(x) and P(draw = y |
-draw != x) = p(y) / (1 - p(x)), and it also keeps the text of the seed.
+The text is therefore, token by token, the text without speculation: neither the logits (bit for bit, in passes of up to
+`Decoder.exact_rows` tokens, and no pass with drafts has more) nor the draws depend on how tokens are grouped into
+passes. It is also rejection sampling in the sense of Leviathan et al. 2023 (https://arxiv.org/abs/2211.17192, section
+2.3). There, drafts come from a distribution q and are accepted with probability min(1, p(x) / q(x)); otherwise a token
+is drawn from the normalised excess of p over q. Here q is certain of x. So a draft is accepted with probability p(x),
+and otherwise a token is drawn from p without x. Drawing once from p and comparing with x does exactly that, since
+P(draw = x) = p(x) and P(draw = y | draw != x) = p(y) / (1 - p(x)), and it also keeps the text of the seed.
 
 Constraints. Before each draw the mask says which tokens are allowed, and it is told of each token that was chosen, also
 within a pass: a draft that it rules out is never evaluated. Tokens that it forces are used as drafts, since they are
@@ -158,7 +158,7 @@ class GenerationLoop:
         """Evaluate `token` and the drafts after it; return logits (1 + drafts, vocab) f32."""
         if self._drafter is None:
             return self._cached.evaluate(np.array([token], np.int64), 0, cancelled=self._cancelled)
-        limit = self._context - self._cached.length - 1
+        limit = min(self._context - self._cached.length, self._cached.decoder.exact_rows) - 1
         if self._max_tokens is not None:
             limit = min(limit, self._max_tokens - self._new_tokens - 1)
         draft = self._drafter.draft(limit)

@@ -6,6 +6,7 @@ Nothing here knows a device. `qwchat.cpu.decoder.CpuDecoder` and `qwchat.cpu.kv_
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 import numpy as np
@@ -44,10 +45,23 @@ class Cache(Protocol):
     def layers(self) -> range:
         """The model's layers whose keys and values are kept."""
 
-    def segments(self, layer: int, positions: int) -> Iterator[NDArray[np.uint8]]:
-        """Yield the memory that the first `positions` positions of a layer take, in contiguous pieces.
+    def segment_bytes(self, layer: int, positions: int) -> list[int]:
+        """Return the length of each piece of `segments`.
 
-        The pieces have the same lengths in every cache of the same `layout_id`, whatever its capacity.
+        It is the same in every cache of the same `layout_id`, whatever its capacity.
+        """
+
+    def segments(self, layer: int, positions: int) -> Iterator[NDArray[np.uint8]]:
+        """Yield the keys and values of the first `positions` positions of a layer, in contiguous pieces, to read.
+
+        A piece is valid until the next one: a device copies it from its own memory.
+        """
+
+    def writable_segments(self, layer: int, positions: int) -> AbstractContextManager[Iterator[NDArray[np.uint8]]]:
+        """Return a context whose value yields the pieces of `segments` to overwrite, all of them, in order.
+
+        The cache holds the new keys and values when the context ends without an exception. Several threads may each
+        write a layer of their own.
         """
 
     def clear(self) -> None:
@@ -78,8 +92,12 @@ class Decoder(Protocol):
         """Number of threads that compute."""
 
     @property
-    def exact_grouping(self) -> bool:
-        """Whether logits are the same, bit for bit, however tokens are grouped into passes."""
+    def exact_rows(self) -> int:
+        """Largest number of tokens of a pass that give the logits of passes of one token each, bit for bit.
+
+        Draft tokens are evaluated in passes of up to that many tokens. If it is `chunk`, logits do not depend on how
+        tokens are grouped into passes.
+        """
 
     @property
     def layers(self) -> range:

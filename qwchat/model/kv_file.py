@@ -56,7 +56,7 @@ def _data_offset(layers: int, positions: int) -> int:
 
 def file_bytes(cache: Cache, positions: int) -> int:
     """Return the size of the file that `save` writes for the first `positions` positions."""
-    rows = sum(row.nbytes for layer in cache.layers for row in cache.segments(layer, positions))
+    rows = sum(sum(cache.segment_bytes(layer, positions)) for layer in cache.layers)
     return _data_offset(len(cache.layers), positions) + rows
 
 
@@ -172,13 +172,13 @@ def _read_rows(file: BinaryIO, cache: Cache, checksums: list[int], start: int, p
     """Read all layers with some threads; return whether every layer is as it was written. `start`: its offset."""
     offsets = [start]
     for layer in cache.layers:
-        offsets.append(offsets[-1] + sum(row.nbytes for row in cache.segments(layer, positions)))
+        offsets.append(offsets[-1] + sum(cache.segment_bytes(layer, positions)))
     intact = [False] * len(cache.layers)
 
     def read(first: int) -> None:
         for number in range(first, len(cache.layers), threads):
-            rows = cache.segments(cache.layers[number], positions)
-            intact[number] = _read_layer(file.fileno(), rows, offsets[number], checksums[number])
+            with cache.writable_segments(cache.layers[number], positions) as rows:
+                intact[number] = _read_layer(file.fileno(), rows, offsets[number], checksums[number])
 
     # Half of the time goes into page faults of the cache's new memory and into checksums, which threads share.
     helpers = [threading.Thread(target=read, args=(number,), name="snapshot") for number in range(1, threads)]

@@ -97,7 +97,7 @@ def test_caches_of_different_kinds_are_not_mixed() -> None:
 class Inexact:
     """A decoder whose logits depend on how tokens are grouped into passes, as on a GPU."""
 
-    exact_grouping = False
+    exact_rows = 1
 
     def __init__(self, decoder: CpuDecoder) -> None:
         self._decoder, self.config, self.context, self.chunk = decoder, decoder.config, decoder.context, decoder.chunk
