@@ -23,11 +23,13 @@ def write_catalogue(streams: Streams, *, as_json: bool) -> None:
     """Write the catalogue to standard output: memory with 4,096 tokens of context at each preset."""
     from qwchat.cpu.memory import total_memory
     from qwchat.store.catalogue import entries
-    from qwchat.store.memory_estimate import estimate
+    from qwchat.store.memory_estimate import estimate, planned_tensors
 
     memory = total_memory()
     needs = {
-        entry.name: {preset: estimate(entry.config, preset, _CONTEXT).total for preset in _PRESETS}
+        entry.name: {
+            preset: estimate(entry.config, planned_tensors(entry.config, preset), _CONTEXT).total for preset in _PRESETS
+        }
         for entry in entries()
     }
     if as_json:

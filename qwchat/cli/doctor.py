@@ -224,13 +224,16 @@ def _largest_model() -> tuple[CheckState, str, str]:
     from quant.presets import DEFAULT_PRESET
     from qwchat.cpu.memory import total_memory
     from qwchat.store.catalogue import entries
-    from qwchat.store.memory_estimate import estimate
+    from qwchat.store.memory_estimate import estimate, planned_tensors
 
     memory = total_memory()
     if memory is None:
         return "ok", "unknown, since the system reports no memory", ""
     general = [entry for entry in entries() if entry.name.startswith(_GENERAL_MODELS)]
-    needs = {entry.name: estimate(entry.config, DEFAULT_PRESET, DEFAULT_CONTEXT).total for entry in general}
+    needs = {
+        entry.name: estimate(entry.config, planned_tensors(entry.config, DEFAULT_PRESET), DEFAULT_CONTEXT).total
+        for entry in general
+    }
     fitting = [name for name, needed in needs.items() if needed <= memory * 2 / 3]
     if not fitting:
         return "ok", "mini; no model of the catalogue fits", ""

@@ -23,6 +23,7 @@ from qwchat.errors import UsageError
 
 if TYPE_CHECKING:
     from quant.model_config import ModelConfig
+    from qwchat.model.gpu_memory import Tensors
     from qwchat.store.memory_estimate import MemoryEstimate
 
 _COLUMNS = (
@@ -39,12 +40,12 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class _Subject:
-    """What is estimated: its name, its sizes, and preset and bytes of the weights if it is converted already."""
+    """What is estimated: its name, its sizes, and preset and tensors if it is converted already."""
 
     name: str
     config: ModelConfig
     preset: str | None = None
-    weights: int | None = None
+    tensors: Tensors | None = None
 
 
 def run(options: EstimateOptions, dependencies: Dependencies) -> int:
@@ -52,7 +53,7 @@ def run(options: EstimateOptions, dependencies: Dependencies) -> int:
     from qwchat.cpu.kernels.thread_counts import default_threads
     from qwchat.cpu.memory import total_memory
     from qwchat.model.context_limits import context_limit
-    from qwchat.store.memory_estimate import contexts, estimate
+    from qwchat.store.memory_estimate import contexts, estimate, planned_tensors
 
     streams = Streams()
     subject = _find(requested_model(options.model))
@@ -60,17 +61,18 @@ def run(options: EstimateOptions, dependencies: Dependencies) -> int:
     presets = [subject.preset] if subject.preset else [options.preset] if options.preset else list(PRESETS)
     threads = options.threads or default_threads()
     rows = [
-        estimate(subject.config, preset, context, options.kv or "auto", threads, subject.weights)
+        (preset, estimate(subject.config, tensors, context, options.kv or "auto", threads))
         for preset in presets
+        for tensors in [subject.tensors or planned_tensors(subject.config, preset)]
         for context in contexts(subject.config, asked)
     ]
     memory = total_memory()
     if options.json:
-        data = {"name": subject.name, "machine_memory": memory, "estimates": [_as_data(row) for row in rows]}
+        data = {"name": subject.name, "machine_memory": memory, "estimates": [_as_data(*row) for row in rows]}
         streams.write(json_line(data) + "\n")
     else:
         tables = TableWriter(streams)
-        tables.write(tables.table(_COLUMNS, [_as_row(row, memory) for row in rows]))
+        tables.write(tables.table(_COLUMNS, [_as_row(*row, memory) for row in rows]))
     return ExitCode.OK
 
 
@@ -103,9 +105,10 @@ def _find(name: str) -> _Subject:
         raise
     if located.converted:
         from quant.container import open_model
+        from qwchat.model.gpu_memory import stored_tensors
 
         folder = open_model(located.path)
-        return _Subject(located.name, folder.config, folder.preset, folder.total_bytes)
+        return _Subject(located.name, folder.config, folder.preset, stored_tensors(folder.config, folder.tensor))
     return _Subject(located.name, read_config(located.path))
 
 
@@ -120,9 +123,9 @@ def _on_hub(name: str) -> _Subject:
         return _Subject(repository.name, read_config(folder))
 
 
-def _as_row(row: MemoryEstimate, memory: int | None) -> tuple[str, ...]:
+def _as_row(preset: str, row: MemoryEstimate, memory: int | None) -> tuple[str, ...]:
     return (
-        row.preset,
+        preset,
         f"{row.context:,}",
         row.kv,
         data_size(row.weights),
@@ -133,9 +136,9 @@ def _as_row(row: MemoryEstimate, memory: int | None) -> tuple[str, ...]:
     )
 
 
-def _as_data(row: MemoryEstimate) -> dict[str, object]:
+def _as_data(preset: str, row: MemoryEstimate) -> dict[str, object]:
     return {
-        "preset": row.preset,
+        "preset": preset,
         "context": row.context,
         "kv": row.kv,
         "weights": row.weights,

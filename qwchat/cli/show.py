@@ -22,6 +22,7 @@ from qwchat.models_folder import LocatedModel
 
 if TYPE_CHECKING:
     from quant.model_config import ModelConfig
+    from qwchat.model.gpu_memory import Tensors
 
 _MAX_ORIGIN = 200  # characters of a text from the manifest
 _MAX_SHOWN_CONTEXT = 1 << 18
@@ -51,7 +52,10 @@ class TensorDetails:
 
 @dataclass(frozen=True)
 class ModelDetails:
-    """Details of a model or a checkpoint. `stored_bytes` is the size of all weights in their files."""
+    """Details of a model or a checkpoint.
+
+    `stored_bytes` is the size of all weights in their files, `stored` how the kernels read them, None in a checkpoint.
+    """
 
     located: LocatedModel
     config: ModelConfig
@@ -59,6 +63,7 @@ class ModelDetails:
     tensors: tuple[TensorDetails, ...]
     stored_bytes: int
     files: dict[str, int]
+    stored: Tensors | None = None
 
     @property
     def parameters(self) -> int:
@@ -89,6 +94,7 @@ def run(options: ShowOptions, dependencies: Dependencies) -> int:
 
 def _of_model(located: LocatedModel) -> ModelDetails:
     from quant.container import open_model
+    from qwchat.model.gpu_memory import stored_tensors
 
     folder = open_model(located.path)
     entries = folder.manifest["tensors"]
@@ -109,7 +115,8 @@ def _of_model(located: LocatedModel) -> ModelDetails:
         "source": folder.manifest["source"],
         "fingerprint": folder.fingerprint,
     }
-    return ModelDetails(located, folder.config, facts, tensors, folder.total_bytes, _files(located))
+    stored = stored_tensors(folder.config, folder.tensor)
+    return ModelDetails(located, folder.config, facts, tensors, folder.total_bytes, _files(located), stored)
 
 
 def _of_checkpoint(located: LocatedModel) -> ModelDetails:
@@ -207,14 +214,14 @@ def _origin_facts(origin: dict[str, object]) -> list[tuple[str, str]]:
 
 def _memory_facts(details: ModelDetails) -> list[tuple[str, str]]:
     """Return the memory that a chat with the model needs; nothing for a checkpoint."""
-    if not details.located.converted:
+    if details.stored is None:
         return []
     from qwchat.store.memory_estimate import contexts, estimate
 
-    config, preset = details.config, str(details.facts["preset"])
+    config = details.config
     try:
         needs = [
-            estimate(config, preset, context, weights=details.stored_bytes)
+            estimate(config, details.stored, context)
             for context in contexts(config, ())
             if context <= _MAX_SHOWN_CONTEXT
         ]

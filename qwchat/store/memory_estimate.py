@@ -1,17 +1,21 @@
-"""How much memory a model needs, by the code that allocates it: weights, KV cache and work space."""
+"""How much memory a model needs on the CPU, by the code that allocates it: weights, KV cache and work space."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from quant.families import expected_tensors
+from quant.container import align
+from quant.families import expected_tensors, family_of
+from quant.formats import layout
 from quant.model_config import ModelConfig
 from quant.policy import conversion_spec, plan_tensors
 from qwchat.cpu.kernels.records import SPLIT_POSITIONS
 from qwchat.cpu.kv_cache import cache_bytes, choose_kv_kind
 from qwchat.cpu.workspace import workspace_bytes
+from qwchat.model.gpu_memory import TensorLayout, Tensors
 
 PROGRAM_BYTES = 100 << 20
 """Python, its libraries, the tokenizer and compiled code; 92 to 108 MiB measured with the vocabulary of Qwen2."""
@@ -22,62 +26,85 @@ class MemoryEstimate:
     """Memory of one model at one preset with a full context window, in bytes.
 
     Attributes:
-        preset: formats of the weights; see `quant.policy`.
         context: tokens of the context window.
         kv: kind of the KV cache, `f32` or `q8`.
-        weights: mapped from the model folder, and read once per token.
+        weights: mapped from the model folder.
         cache: keys and values of all layers.
         workspace: buffers for a pass, and logits.
+        weights_per_token: bytes of the weights that are read for each token of a reply.
     """
 
-    preset: str
     context: int
     kv: str
     weights: int
     cache: int
     workspace: int
+    weights_per_token: int
+
+    @property
+    def anonymous(self) -> int:
+        """Memory besides the mapped weights, which the system cannot drop: cache, work space and the program."""
+        return self.cache + self.workspace + PROGRAM_BYTES
 
     @property
     def total(self) -> int:
-        """Resident memory of the process in bytes, the program itself included."""
-        return self.weights + self.cache + self.workspace + PROGRAM_BYTES
+        """Resident memory of the process."""
+        return self.weights + self.anonymous
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes that are read for each token of a reply at the end of the context window."""
+        return self.weights_per_token + self.cache
 
 
-def estimate(
-    config: ModelConfig, preset: str, context: int, kv: str = "auto", threads: int = 2, weights: int | None = None
-) -> MemoryEstimate:
+def estimate(config: ModelConfig, tensors: Tensors, context: int, kv: str = "auto", threads: int = 2) -> MemoryEstimate:
     """Estimate the memory of a model.
 
     Args:
         config: sizes of the model.
-        preset: formats of the weights.
+        tensors: how its tensors are stored, from `planned_tensors` or `qwchat.model.gpu_memory.stored_tensors`.
         context: tokens of the context window.
         kv: `f32`, `q8`, or `auto` for what a chat would choose.
         threads: number of threads, each of which has buffers of its own.
-        weights: bytes of the weights of a converted model; by default those that a conversion of bf16 weights makes.
-
-    Raises:
-        ArgumentError: the preset is unknown.
-        FormatError: the shape of a tensor does not fit its format.
     """
     kind = choose_kv_kind(kv, config, context)
     capacity = -(-context // SPLIT_POSITIONS) * SPLIT_POSITIONS
     return MemoryEstimate(
-        preset,
         context,
         kind,
-        weights_bytes(config, preset) if weights is None else weights,
+        weights_bytes(tensors),
         cache_bytes(config, context, kind, config.num_layers),
         workspace_bytes(config, capacity, threads),
+        weights_per_token(config, tensors),
     )
 
 
 @cache
-def weights_bytes(config: ModelConfig, preset: str) -> int:
-    """Return the bytes of all tensors after a conversion of bf16 weights. Raises ArgumentError and FormatError."""
+def planned_tensors(config: ModelConfig, preset: str) -> Tensors:
+    """Return how a conversion of bf16 weights stores each tensor. Raises ArgumentError and FormatError."""
     shapes = expected_tensors(config)
     plans = plan_tensors(config, conversion_spec(preset), dict.fromkeys(shapes, "bf16"), dict.fromkeys(shapes, 0))
-    return sum(plan.packed_bytes for plan in plans)
+    return {
+        plan.name: TensorLayout(
+            plan.format, plan.group_size, layout(plan.format, plan.shape, plan.group_size, plan.zeros)
+        )
+        for plan in plans
+    }
+
+
+def weights_bytes(tensors: Tensors) -> int:
+    """Return the size of weights.bin."""
+    return sum(map(_stored_bytes, tensors.values()))
+
+
+def weights_per_token(config: ModelConfig, tensors: Tensors) -> int:
+    """Return the bytes of weights that are read for each token: all but an embedding that is not the head as well."""
+    unread = None if config.tie_word_embeddings else family_of(config).embedding_name
+    return sum(_stored_bytes(tensor) for name, tensor in tensors.items() if name != unread)
+
+
+def _stored_bytes(tensor: TensorLayout) -> int:
+    return sum(align(dtype.itemsize * math.prod(shape)) for dtype, shape in tensor.layout.values())
 
 
 def contexts(config: ModelConfig, asked: Sequence[int]) -> list[int]:
