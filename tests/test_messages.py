@@ -21,6 +21,7 @@ FLAG = re.compile(r"(?<![\w-])--(?:[a-z]|$)")
 # Files that may contain a flag, and why.
 SURFACES = {
     "qwchat/cli/": "the command line",
+    "qwchat/cuda/kernels/__main__.py": "a command line for developers",
     "qwchat/settings/specs.py": "the one table that gives each setting its flag",
     "qwchat/chat/commands/turn_commands.py": "/retry and /edit of the chat take options of their own",
 }

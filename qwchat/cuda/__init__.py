@@ -1,0 +1,1 @@
+"""The CUDA device: kernels as PTX text, launched through the driver's library."""
