@@ -9,6 +9,7 @@ from pathlib import Path
 from qwchat.chat.reply_settings import MODEL_ORIGIN, REPLY_SPECS, ReplySettings
 from qwchat.chat.session import Session
 from qwchat.errors import UsageError
+from qwchat.request import SamplingParams
 from qwchat.settings import personas
 from qwchat.settings.resolve import BUILT_IN
 from qwchat.settings.value_types import SettingValue
@@ -112,6 +113,10 @@ class ActivePersona:
         if self._system is not None and self._session.system == self._system:
             self._session.system = self._base_system
         self.active = self._system = None
+
+    def switch_model(self, defaults: SamplingParams) -> None:
+        """Restore the defaults of another model when the persona is removed."""
+        self._base = self._base.with_model_defaults(defaults)
 
     def save(self, name: str, *, overwrite: bool) -> Path:
         """Save the system prompt and all changed reply settings, except the seed, as a persona.

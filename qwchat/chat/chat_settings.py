@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from qwchat.chat.chat_model import ChatModel
-from qwchat.chat.formatting import token_count
+from qwchat.chat.formatting import evaluation_note
 from qwchat.chat.session import Session
 from qwchat.errors import NotEnoughMemoryError, UsageError
 from qwchat.request import Prompt
@@ -52,6 +52,15 @@ class ChatSettings:
             return self._model is not None
         return spec.scope == "reply" or spec.name in self._on_display
 
+    @property
+    def current(self) -> Settings:
+        """The settings with the changes made in this chat; reply settings are those at its start."""
+        return Settings(self._given)
+
+    def switch_model(self, model: ChatModel) -> None:
+        """Apply engine settings to another model from now on; it was opened with the current ones."""
+        self._model = model
+
     def find(self, name: str) -> SettingSpec:
         """Return the setting called `name`. Raises UsageError unless it can be changed in a chat."""
         found = find_spec(name, scopes=(*_SCOPES, "session"))
@@ -64,7 +73,7 @@ class ChatSettings:
         """Return the value of a setting as a user would type it; "auto" with what it resolves to."""
         if spec.scope == "reply":
             return self._session.reply_settings.display_value(spec.name)
-        value = self._settings[spec.name]
+        value = self.current[spec.name]
         attribute = {"ctx": "context", "threads": "threads", "kv": "kv"}.get(spec.name)
         if value in (None, "auto") and attribute is not None and self._model is not None:
             return f"auto ({getattr(self._model, attribute)})"
@@ -74,7 +83,7 @@ class ChatSettings:
         """Return where the value of a setting comes from."""
         if spec.scope == "reply":
             return self._session.reply_settings.origin(spec.name)
-        return self._settings.origin(spec.name)
+        return self.current.origin(spec.name)
 
     def change(self, name: str, text: str) -> str:
         """Change a setting.
@@ -105,10 +114,6 @@ class ChatSettings:
         self._given = given
         return f"{spec.name} {self.display_value(spec)}{notice}"
 
-    @property
-    def _settings(self) -> Settings:
-        return Settings(self._given)
-
     def _apply(self, spec: SettingSpec, settings: Settings) -> str:
         if spec.scope == "display":
             self._on_display[spec.name](settings[spec.name])
@@ -121,11 +126,8 @@ class ChatSettings:
         self._reconfigure(model, settings, keep=spec.name != "kv" and bool(messages))
         if not messages:
             return ""
-        if prompt.tokens > model.context:
-            return f"; the conversation has {prompt.tokens:,} tokens and does not fit into {model.context:,}"
         # The engine may have lost more, but after /clear or /undo those tokens belong to no current conversation.
-        again = cached - model.cached(prompt)
-        return f"; {token_count(again)} will be evaluated again" if again > 0 else ""
+        return evaluation_note(prompt.tokens, cached - model.cached(prompt), model.context)
 
     @staticmethod
     def _reconfigure(model: ChatModel, settings: Settings, *, keep: bool) -> None:

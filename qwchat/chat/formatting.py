@@ -8,6 +8,19 @@ def token_count(count: int) -> str:
     return "1 token" if count == 1 else f"{count:,} tokens"
 
 
+def evaluation_note(tokens: int, again: int, context: int) -> str:
+    """Return what a change costs, as the end of a sentence; "" if it costs nothing.
+
+    Args:
+        tokens: length of the conversation in tokens.
+        again: how many of them have to be evaluated again.
+        context: size of the context window.
+    """
+    if tokens > context:
+        return f"; the conversation has {token_count(tokens)} and does not fit into {context:,}"
+    return f"; {token_count(again)} will be evaluated again" if again > 0 else ""
+
+
 def duration(seconds: float) -> str:
     """Return a duration as text: `4 s`, `3 min 20 s`, `2 h 5 min`."""
     whole = round(seconds)

@@ -61,6 +61,10 @@ class KVSnapshots:
         self._model, self._mode, self._limit = model, mode, limit
         self._saved_ids = b""  # Cached token ids when a session was last opened, saved or closed.
 
+    def switch_model(self, model: SnapshotModel) -> None:
+        """Save and restore the KV cache of another model from now on. The snapshot on the disk stays until then."""
+        self._model, self._saved_ids = model, b""
+
     def restore(self, folder: Path) -> str | None:
         """Load the snapshot in the folder of a session, if it exists. Return a notice if it cannot be used."""
         notice = None if self._mode == "off" else self._read_snapshot(folder / FILE_NAME)

@@ -120,6 +120,15 @@ class ReplySettings:
         others = {other: kept for other, kept in self.others.items() if other not in replaced}
         return replace(self, others=others if value == _DEFAULTS[name] else {**others, name: value}, origins=origins)
 
+    def with_model_defaults(self, defaults: SamplingParams) -> ReplySettings:
+        """Return a copy for a model with these defaults, which replace those of the model before."""
+        sampling, origins = self.sampling, dict(self.origins)
+        for name, argument in SAMPLING_FIELDS.items():
+            if self.origin(name) in (BUILT_IN, MODEL_ORIGIN):
+                sampling = replace(sampling, **{argument: getattr(defaults, argument)})
+                origins[name] = MODEL_ORIGIN if _differs_from_default(defaults, name) else BUILT_IN
+        return replace(self, sampling=sampling, origins=origins)
+
     def changed(self, name: str, text: str, defaults: ReplySettings) -> ReplySettings:
         """Return a copy with one setting changed.
 

@@ -7,11 +7,13 @@ from dataclasses import asdict, dataclass
 
 from qwchat.chat import continued_settings
 from qwchat.chat.chat_model import Cancel, ChatModel
+from qwchat.chat.chat_models import OpenedModel
+from qwchat.chat.partial_reply import PartialReply
 from qwchat.chat.reply_settings import ReplySettings
-from qwchat.conversation.reply_parts import REASONING_TOKENS, has_thought
+from qwchat.conversation.reply_parts import REASONING_TOKENS, has_thought, reply_parts
 from qwchat.conversation.tree import Node, Tree
 from qwchat.errors import UsageError
-from qwchat.events import Done, Stats, TextEvent, TextStep
+from qwchat.events import Stats, TextEvent
 from qwchat.messages import Message
 from qwchat.reasoning import CLOSING_TAG, split_reply
 from qwchat.request import Prompt, random_seed
@@ -62,6 +64,7 @@ class Session:
         system: the system prompt; None keeps that of `tree`.
         tree: the conversation so far; empty if not given.
         fingerprint: fingerprint of the model's weights; token ids of replies by other models are not reused.
+        model_name: name of the model, stored with its replies.
 
     Attributes:
         model: generates the replies.
@@ -83,21 +86,41 @@ class Session:
         *,
         tree: Tree | None = None,
         fingerprint: str | None = None,
+        model_name: str | None = None,
     ) -> None:
-        self.model, self._fingerprint = model, fingerprint
+        self.model, self._fingerprint, self._model_name = model, fingerprint, model_name
         self.reply_settings = self.defaults = self.last_settings = reply_settings
         self._settings_before = reply_settings  # `reply_settings` when the newest reply began.
         self.reply_count = self.logprobs = 0
         self.thinking = True
+        self._valid_ids: dict[int, bool] = {}
         self.switch_tree(Tree() if tree is None else tree)
         if system is not None:
             self.tree.set_system(system)
+
+    def switch_model(self, opened: OpenedModel) -> None:
+        """Continue with another model, whose defaults replace those of the model before.
+
+        Raises:
+            TemplateError, UsageError: its template fails on the conversation. Nothing has changed then.
+        """
+        before = self.model, self._fingerprint, self._model_name, self._valid_ids
+        self.model, self._fingerprint, self._model_name = opened.model, opened.fingerprint, opened.name
+        self._valid_ids = {}
+        try:
+            if self.turns:
+                self.render(self.messages)
+        except BaseException:
+            self.model, self._fingerprint, self._model_name, self._valid_ids = before
+            raise
+        self.reply_settings = self.reply_settings.with_model_defaults(opened.defaults)
+        self.defaults = self.defaults.with_model_defaults(opened.defaults)
 
     def switch_tree(self, tree: Tree) -> None:
         """Continue with another conversation."""
         self.tree = tree
         self.stopped_stats: list[Stats] = []
-        self._valid_ids: dict[int, bool] = {}
+        self._valid_ids = {}
         self._unsent_question: int | None = None  # It did not fit; the next message replaces it.
 
     @property
@@ -179,7 +202,7 @@ class Session:
     def stream(self, reply: PendingReply, prompt: Prompt, cancel: Cancel | None = None) -> Reply:
         """Generate `reply`. Its text stays in the conversation however it ends."""
         self._unsent_question = None
-        received = _PartialReply()
+        received = PartialReply()
         try:
             for event in self.model.stream(prompt, reply.settings.request(reply.seed, self.logprobs), cancel):
                 received.note(event)
@@ -194,6 +217,8 @@ class Session:
         last = self.tree.node(self.tree.head)
         if last.role == "assistant" and last.finish_reason == "stop":
             raise UsageError("the reply is complete: ask for more, or use /retry")
+        if self._is_foreign(last) and has_thought(last):
+            raise UsageError("the reply has a thought of another model, which this one cannot continue: use /retry")
         return last
 
     def question(self, number: int = 1) -> Node:
@@ -273,7 +298,16 @@ class Session:
 
     def messages_to(self, node_id: int | None) -> list[Message]:
         """Return the messages of the path that ends with `node_id`."""
-        return self.tree.messages(node_id, self._has_valid_ids)
+        return self.tree.messages(node_id, self._as_message)
+
+    def _as_message(self, node: Node) -> Message:
+        """Return a turn as a message for this model: without thoughts of others, which its template may not cut."""
+        if self._is_foreign(node) and has_thought(node):
+            return {"role": node.role, "content": reply_parts(node).answer}
+        return node.as_message(with_ids=self._has_valid_ids(node))
+
+    def _is_foreign(self, node: Node) -> bool:
+        return node.model is not None and self._fingerprint not in (None, node.model)
 
     def _has_valid_ids(self, node: Node) -> bool:
         """Return whether a reply's token ids belong to this model and match its text: a file may claim anything."""
@@ -308,7 +342,7 @@ class Session:
         self._unsent_question = question if continued is None else None  # Reset once its prompt fits.
         return PendingReply(question, reply_settings, seed, continued)
 
-    def _add_reply(self, reply: PendingReply, received: _PartialReply) -> None:
+    def _add_reply(self, reply: PendingReply, received: PartialReply) -> None:
         continued, reply_settings = reply.continued, reply.settings
         done = received.done
         if done is None:
@@ -332,6 +366,7 @@ class Session:
             else continued_settings.OWN_SETTINGS_NOTE,
             stats=stats,
             model=self._fingerprint,
+            model_name=self._model_name,
             # An interrupted reply that other turns follow stays in the tree as an alternative.
             replaces=None if continued is None or self.tree.children(continued.id) else continued.id,
         )
@@ -339,7 +374,7 @@ class Session:
         self.reply_count += 1
 
     def _interrupted_text(
-        self, received: _PartialReply, continued: Node | None, stops: Sequence[str]
+        self, received: PartialReply, continued: Node | None, stops: Sequence[str]
     ) -> tuple[str, Sequence[int], dict[str, object] | None]:
         """Return text, token ids and figures of a reply that ended without a Done event, cut at its stop string."""
         reasoning_tokens = received.reasoning_tokens
@@ -354,22 +389,3 @@ class Session:
         answer = split_reply(text).answer if reasoning_tokens else text
         end = min((answer.index(stop) for stop in stops if stop in answer), default=len(answer))
         return text[: len(text) - len(answer) + end], token_ids, stats
-
-
-class _PartialReply:
-    """The text and tokens received so far, and the end of the reply once it came."""
-
-    def __init__(self) -> None:
-        self.text = ""
-        self.token_ids: list[int] = []
-        self.reasoning_tokens = 0
-        self.done: Done | None = None
-
-    def note(self, event: TextEvent) -> None:
-        if isinstance(event, TextStep):
-            self.text += event.text
-            if event.token_id is not None:
-                self.token_ids.append(event.token_id)
-                self.reasoning_tokens += event.reasoning
-        elif isinstance(event, Done):
-            self.done = event

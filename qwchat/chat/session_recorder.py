@@ -12,7 +12,7 @@ from pathlib import Path
 from qwchat.conversation.session_file import SessionFile
 from qwchat.conversation.session_store import SessionEntry, SessionStore
 from qwchat.conversation.title import clean_line, title_from_question
-from qwchat.conversation.tree import Event, Tree
+from qwchat.conversation.tree import Event, Node, Tree
 from qwchat.errors import SessionError
 
 ChooseSession = Callable[[Sequence[SessionEntry]], SessionEntry | None]
@@ -127,14 +127,23 @@ class SessionRecorder:
             hook(self.source_folder)
         return self.tree
 
+    @property
+    def last_model(self) -> str:
+        """Name of the model of the last reply, or of the model that the session was created with."""
+        last = self._last_reply()
+        return clean_line(last.model_name or "") if last is not None and last.model_name else self.first_model
+
     def set_model(self, model: str, fingerprint: str) -> str | None:
         """Set the model that replies from now on. Return a notice if the last reply came from another model."""
         self.model, self.fingerprint = model, fingerprint
-        before = next((node.model for node in reversed(self.tree.path()) if node.model is not None), None)
-        if before in (None, fingerprint):
+        last = self._last_reply()
+        if last is None or last.model == fingerprint:
             return None
-        other = self.first_model or before
+        other = self.last_model or last.model
         return f"the last reply came from another model ({other}): {model} evaluates the conversation again"
+
+    def _last_reply(self) -> Node | None:
+        return next((node for node in reversed(self.tree.path()) if node.model is not None), None)
 
     def flush(self) -> None:
         """Write everything to disk, or tell the user that it failed."""

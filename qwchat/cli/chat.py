@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TextIO
@@ -28,6 +28,7 @@ from qwchat.chat.view.thoughts import ThoughtMode, ThoughtView
 from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.exit_codes import ExitCode, exit_code_of
 from qwchat.cli.integrity_check import wait_until_checked, with_repair_command
+from qwchat.cli.loaded_models import LoadedModels
 from qwchat.cli.options import ChatOptions, ReplyOptions
 from qwchat.cli.session_args import (
     connect_snapshots,
@@ -101,14 +102,20 @@ def converse(options: ReplyOptions, dependencies: Dependencies) -> int:
                 hold_keys(input_source.terminal, by_line=False, on_resume=lambda: _detach(view, thoughts))
             )
         located, model = open_model(options, dependencies, streams)
-        stack.enter_context(model)
+        models = stack.enter_context(closing(LoadedModels(located, model, dependencies, streams)))
         stack.callback(recorder.close)  # Before the model is closed.
         reply_settings = ReplySettings.from_settings(options.settings, model.defaults)
-        connect_snapshots(recorder, options, model, streams.screen)
+        models.snapshots = connect_snapshots(recorder, options, model, streams.screen)
         session = create_session(recorder, options, reply_settings, located, model, streams.screen)
         session.reply_settings = continued_reply_settings(recorder, options, reply_settings, streams.screen)
         context = CommandContext(
-            session, located.name, view, attached=list(files.attachments), recorder=recorder, choose=choose
+            session,
+            located.name,
+            view,
+            attached=list(files.attachments),
+            recorder=recorder,
+            choose=choose,
+            models=models,
         )
         chat = Chat(
             context=context,
@@ -134,7 +141,7 @@ def converse(options: ReplyOptions, dependencies: Dependencies) -> int:
             command = resume_command(recorder) if chat.interactive and not streams.screen.quiet else None
             if command is not None:
                 streams.screen.hint(f"to continue: {command}")
-        return _exit_code_of_chat(chat, model, streams)
+        return _exit_code_of_chat(chat, models.model, streams)
 
 
 def _exit_code_of_chat(chat: Chat, model: Model, streams: Streams) -> int:

@@ -16,18 +16,25 @@ _POLL_SECONDS = 0.1
 
 
 def ensure_model(
-    model: str | None, dependencies: Dependencies, streams: Streams, threads: int | None = None
+    model: str | None,
+    dependencies: Dependencies,
+    streams: Streams,
+    threads: int | None = None,
+    *,
+    may_pull: bool = True,
 ) -> LocatedModel:
     """Return the model that `model` names, converted, with compiled kernels.
 
     The conversion of a checkpoint is kept in the models folder, and repeated with a notice if the checkpoint has
-    changed. Processes that need the same conversion or the kernels at the same time wait for each other.
+    changed. Processes that need the same conversion or the kernels at the same time wait for each other. With
+    `may_pull`, a terminal is asked whether to pull a model of the catalogue that is not here.
 
     Raises:
         ModelError: there is no such model.
         QwchatError: the models folder is not writable.
     """
-    located = _locate(requested_model(model), streams)
+    name = requested_model(model)
+    located = _locate(name, streams) if may_pull else models_folder.locate(name)
     if dependencies.compiled():
         return _ensure_converted(located, streams, threads, None)
     if problem := dependencies.cache_problem():

@@ -72,7 +72,7 @@ def open_recorder(
 
 def with_session_model(recorder: SessionRecorder, options: ReplyOptions, screen: Screen) -> ReplyOptions:
     """Return `options` with the model of the session, unless the command line names a model."""
-    name = recorder.first_model
+    name = recorder.last_model
     if not name or "model" in options.flags:
         return options
     try:
@@ -104,7 +104,7 @@ def create_session(
     notice = recorder.set_model(located.name, fingerprint)
     if notice is not None:
         screen.notice(notice)
-    session = Session(model, reply_settings, tree=recorder.tree, fingerprint=fingerprint)
+    session = Session(model, reply_settings, tree=recorder.tree, fingerprint=fingerprint, model_name=located.name)
     session.thinking = settings["think"] != "off"
     if not recorder.tree.nodes or given:
         session.system = settings["system"]
@@ -113,7 +113,7 @@ def create_session(
     return session
 
 
-def connect_snapshots(recorder: SessionRecorder, options: ReplyOptions, model: Model, screen: Screen) -> None:
+def connect_snapshots(recorder: SessionRecorder, options: ReplyOptions, model: Model, screen: Screen) -> KVSnapshots:
     """Restore the saved KV cache of a session when it is opened, and save it again when it is left."""
     settings = options.settings
     snapshots = KVSnapshots(model, settings["snapshot"], settings["snapshot-limit"] << 20)
@@ -128,6 +128,7 @@ def connect_snapshots(recorder: SessionRecorder, options: ReplyOptions, model: M
     recorder.on_close.append(partial(notify, snapshots.save_or_remove))
     if recorder.source_folder is not None:
         notify(snapshots.restore, recorder.source_folder)
+    return snapshots
 
 
 def continued_reply_settings(

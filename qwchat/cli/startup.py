@@ -13,6 +13,7 @@ from qwchat.cli.ensure_model import ensure_model
 from qwchat.cli.options import ReplyOptions
 from qwchat.cli.streams import Streams
 from qwchat.models_folder import LocatedModel
+from qwchat.settings.resolve import Settings
 
 if TYPE_CHECKING:
     from qwchat.api import Model
@@ -22,14 +23,18 @@ def open_model(options: ReplyOptions, dependencies: Dependencies, streams: Strea
     """Find the model, convert it if it is a checkpoint, and load it."""
     settings = options.settings
     located = ensure_model(settings["model"], dependencies, streams, settings["threads"])
-    model = dependencies.load(
+    return located, load_located(located, settings, dependencies)
+
+
+def load_located(located: LocatedModel, settings: Settings, dependencies: Dependencies) -> Model:
+    """Load a model that was found, with the engine settings in `settings`."""
+    return dependencies.load(
         located.path,
         threads=settings["threads"],
         context=settings["ctx"],
         device=settings["device"],
         kv=settings["kv"],
     )
-    return located, model
 
 
 def open_streams(options: ReplyOptions) -> Streams:

@@ -61,6 +61,7 @@ def check_node_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
         "settings",
         "stats",
         "model",
+        "model_name",
     }
     known_fields |= {"created", "note", "replaces"}
     if unknown := set(fields) - known_fields:
@@ -71,7 +72,7 @@ def check_node_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     token_ids = fields.get("token_ids")
     if token_ids is not None:
         token_ids = tuple(_integer("token_ids", each, 0, MAX_INTEGER) for each in _list("token_ids", token_ids))
-    names = {name: _name(name, fields.get(name)) for name in ("finish_reason", "model", "note")}
+    names = {name: _name(name, fields.get(name)) for name in ("finish_reason", "model", "model_name", "note")}
     numbers = {
         name: None if fields.get(name) is None else _integer(name, fields[name], low, high)
         for name, low, high in (("parent", 1, MAX_INTEGER), ("replaces", 1, MAX_INTEGER), ("seed", 0, MAX_SEED))

@@ -68,7 +68,7 @@ class Transcript:
 
     Attributes:
         tree: The conversation.
-        model: Name of its model.
+        model: Name of the current model, for replies without the name of theirs.
         id: Session id; "" if the session is not saved.
         created: ISO 8601; "" if unknown.
         settings: Settings of the next replies, by name.
@@ -134,8 +134,8 @@ def as_json(transcript: Transcript) -> str:
     """Return the conversation as one JSON object: id, title, created, model, messages, settings.
 
     Each message has role and content, a reply with a thought also reasoning, and if known finish_reason, seed,
-    settings, stats, model (fingerprint), created and note. `sent` is false for turns that are no longer sent to the
-    model; the last of these has the `summary` that is sent instead, if any.
+    settings, stats, model (fingerprint), model_name, created and note. `sent` is false for turns that are no longer
+    sent to the model; the last of these has the `summary` that is sent instead, if any.
     """
     system = transcript.tree.system
     dropped, summaries = _dropped_turns(transcript.tree)
@@ -186,12 +186,12 @@ def _dropped_turns(tree: Tree) -> tuple[frozenset[int], dict[int, str]]:
 
 
 def _heading(node: Node, transcript: Transcript, dropped: frozenset[int]) -> str:
-    heading = "You" if node.role == "user" else clean_line(transcript.model) or "Assistant"
+    heading = "You" if node.role == "user" else clean_line(node.model_name or transcript.model) or "Assistant"
     return f"{heading} (not sent any more)" if node.id in dropped else heading
 
 
 def _message(node: Node, dropped: frozenset[int], summaries: dict[int, str]) -> dict[str, Any]:
-    fields: Sequence[str] = ("finish_reason", "seed", "settings", "stats", "model", "created", "note")
+    fields: Sequence[str] = ("finish_reason", "seed", "settings", "stats", "model", "model_name", "created", "note")
     known = {name: value for name in fields if (value := getattr(node, name)) not in (None, "")}
     if node.id in dropped:
         known["sent"] = False

@@ -41,6 +41,7 @@ class Node:
         settings: Settings of the reply, by name. For a question: of the reply in progress.
         stats: Counts and times of the reply (fields of `qwchat.events.Stats`).
         model: Fingerprint of the model that replied.
+        model_name: Its name.
         created: ISO 8601, UTC.
         note: Remark such as "edited".
         replaces: Id of the sibling that this turn continues, which is then no longer an alternative.
@@ -56,6 +57,7 @@ class Node:
     settings: dict[str, Any] | None = None
     stats: dict[str, Any] | None = None
     model: str | None = None
+    model_name: str | None = None
     created: str = ""
     note: str | None = None
     replaces: int | None = None
@@ -218,6 +220,7 @@ class Tree:
         settings: Mapping[str, Any] | None = None,
         stats: Mapping[str, Any] | None = None,
         model: str | None = None,
+        model_name: str | None = None,
         note: str | None = None,
         replaces: int | None = None,
     ) -> Node:
@@ -237,6 +240,7 @@ class Tree:
             "settings": None if settings is None else dict(settings),
             "stats": None if stats is None else dict(stats),
             "model": model,
+            "model_name": model_name,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "note": note,
             "replaces": replaces,
@@ -286,13 +290,13 @@ class Tree:
         return frozenset().union(*(drop.ids for drop in self.active_drops(node_id)))
 
     def messages(
-        self, node_id: int | None = _HEAD, ids_valid: Callable[[Node], bool] = lambda node: True
+        self, node_id: int | None = _HEAD, as_message: Callable[[Node], Message] = Node.as_message
     ) -> list[Message]:
         """Return the messages for a model: the system prompt, if any, and the path without dropped turns.
 
         Args:
             node_id: Last turn of the path (default: the head).
-            ids_valid: Whether a node's token ids are valid for the model; otherwise its text is encoded again.
+            as_message: Returns a turn as the message that the model receives.
         """
         found: list[Message] = [{"role": "system", "content": self.system}] if self.system is not None else []
         summaries = {min(drop.ids): drop.summary for drop in self.active_drops(node_id)}
@@ -302,7 +306,7 @@ class Tree:
             if summary is not None:
                 found.append({"role": "user", "content": summary})
             if node.id not in dropped:
-                found.append(node.as_message(with_ids=ids_valid(node)))
+                found.append(as_message(node))
         return found
 
     def fork(self) -> Tree:

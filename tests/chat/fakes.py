@@ -91,18 +91,21 @@ class FakeModel:
     checking_seconds: float = 0.0
     reevaluation_seconds: float = 0.0
     reasoning: ReasoningStart = "none"
+    name: str = "tiny-q8"
+    fingerprint: str = "0123abcd"
+    temperature: float = 0.0
     asked: list[list[Message]] = field(default_factory=list)
     rendered: list[list[Message]] = field(default_factory=list)
     calls: list[dict[str, object]] = field(default_factory=list)
     closed: bool = False
 
     def __post_init__(self) -> None:
-        self.defaults = SamplingParams()
+        self.defaults = SamplingParams(temperature=self.temperature)
         self.engine = SimpleNamespace(context=self.context_size, threads=2, kv="f32")
         manifest = {"source": {"name": "tiny"}, "settings": {"preset": "q8", "group_size": 32}}
-        path = Path("/models/tiny-q8")
+        path = Path(f"/models/{self.name}")
         self.folder = SimpleNamespace(
-            fingerprint="0123abcd", preset="q4", bits_per_weight=4.875, manifest=manifest, path=path
+            fingerprint=self.fingerprint, preset="q4", bits_per_weight=4.875, manifest=manifest, path=path
         )
         self.integrity = FakeIntegrity(path, self.damaged, self.checking_seconds)
         self._words: list[str] = []

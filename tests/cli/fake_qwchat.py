@@ -1,7 +1,8 @@
 """The command line with a scripted model instead of the engine: `python fake_qwchat.py ARGUMENTS`.
 
-QWCHAT_FAKE holds the fields of FakeModel as JSON; `load_seconds` delays loading, and `load_error` names a built-in
-exception that loading raises. The file named by QWCHAT_FAKE_STARTED is created when the program begins.
+QWCHAT_FAKE holds the fields of FakeModel as JSON; `others` overrides them by the name of a model folder. `load_seconds`
+delays loading, and `load_error` names a built-in exception that loading raises. The file named by QWCHAT_FAKE_STARTED
+is created when the program begins.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ def dependencies() -> Dependencies:
         from tests.chat.fakes import FakeModel
 
         script = json.loads(os.environ.get("QWCHAT_FAKE", "{}"))
+        script |= script.pop("others", {}).get(path.name, {})
         time.sleep(script.pop("load_seconds", 0))
         if error := script.pop("load_error", None):
             raise getattr(builtins, error)("as the script says")

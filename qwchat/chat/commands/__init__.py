@@ -6,7 +6,14 @@ import re
 from collections.abc import Iterable
 
 from qwchat.chat import mentions
-from qwchat.chat.commands import context_commands, reply_commands, session_commands, setting_commands, turn_commands
+from qwchat.chat.commands import (
+    context_commands,
+    model_commands,
+    reply_commands,
+    session_commands,
+    setting_commands,
+    turn_commands,
+)
 from qwchat.chat.commands.command import (
     ChatCommand,
     CommandContext,
@@ -41,7 +48,7 @@ INDEX = CommandIndex(
     (
         ("Conversation", turn_commands.COMMANDS),
         ("Context", context_commands.COMMANDS),
-        ("Settings", setting_commands.COMMANDS),
+        ("Settings", (*model_commands.COMMANDS, *setting_commands.COMMANDS)),
         ("Last reply", reply_commands.COMMANDS),
         ("Sessions and files", session_commands.COMMANDS),
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from qwchat.chat.active_persona import ActivePersona
 from qwchat.chat.attachments import Attachment
+from qwchat.chat.chat_models import ChatModels
 from qwchat.chat.chat_settings import ChatSettings
 from qwchat.chat.display import KeyValues, ReplyDisplay, Table
 from qwchat.chat.reply_stream import StartReply
@@ -80,6 +81,7 @@ class CommandContext:
         choose: asks the user to choose a session; None if no user can be asked.
         settings: the settings of the chat; only reply settings until they are replaced.
         persona: the active persona.
+        models: the models that the chat can switch to; None until they are set.
     """
 
     session: Session
@@ -89,6 +91,7 @@ class CommandContext:
     attached: list[Attachment] = field(default_factory=list)
     recorder: SessionRecorder = field(default_factory=SessionRecorder)
     choose: ChooseSession | None = None
+    models: ChatModels | None = None
     settings: ChatSettings = field(init=False)
     persona: ActivePersona = field(init=False)
 
