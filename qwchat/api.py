@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from quant.container import ModelFolder, open_model
 from quant.wording import Argument, ArgumentMessage
 from qwchat.cpu.build import build_decoder
 from qwchat.cpu.kernels import kernel_store
-from qwchat.errors import ModelError, NonFiniteLogitsError, SnapshotError, UsageError
+from qwchat.errors import NonFiniteLogitsError, SnapshotError, UsageError
 from qwchat.events import Prefilled, TextEvent, TokenStep
 from qwchat.generation.cached_context import CachedContext
 from qwchat.generation.engine import Engine
@@ -32,10 +32,10 @@ from qwchat.integrity import Integrity
 from qwchat.messages import Message
 from qwchat.model.context_limits import context_limit
 from qwchat.model.decoder import Decoder
-from qwchat.models_folder import is_model, locate
+from qwchat.models_folder import converted_folder
 from qwchat.request import Prompt, Request, SamplingParams, random_seed
 from qwchat.text.generation_config import GenerationDefaults
-from qwchat.text.prompts import build_prompt
+from qwchat.text.prompts import build_prompt, has_thoughts
 from qwchat.text.reply_builder import ReplyBuilder
 from qwchat.text.template import ChatTemplate
 from qwchat.text.tokenizer import Tokenizer
@@ -74,7 +74,7 @@ def load(
         UsageError: an argument is out of range.
         NotEnoughMemoryError: the weights, the KV cache or the work space do not fit in memory.
     """
-    folder = open_model(_converted_folder(str(model)))
+    folder = open_model(converted_folder(str(model)))
     folder.prefetch()
     cached = _build_cached_context(folder, device, threads=threads, context=context, kv=kv)
     return Model(folder, device, cached, Integrity(folder if verify else None))
@@ -94,19 +94,6 @@ def _build_cached_context(
     except BaseException:
         decoder.close()
         raise
-
-
-def _converted_folder(model: str) -> Path:
-    """Return the folder of a converted model. Raises ModelError if `model` is an unconverted checkpoint."""
-    located = locate(model)
-    if located.converted:
-        return located.path
-    if is_model(located.destination):
-        return located.destination
-    raise ModelError(
-        f"{located.path} is a checkpoint that has not been converted: run `qwchat convert {located.path}`, "
-        "or call quant.convert, and load the result"
-    )
 
 
 class Model:
@@ -149,6 +136,11 @@ class Model:
     def longest_context(self) -> int:
         """Longest context window that the model supports, in tokens."""
         return context_limit(self.config)
+
+    @property
+    def thinks(self) -> bool:
+        """Whether replies of this model may begin with a thought."""
+        return has_thoughts(self.tokenizer, self.template)
 
     @property
     def threads(self) -> int:
@@ -270,9 +262,9 @@ class Model:
             ConstraintError: the constraint becomes too complex during generation.
         """
         ids = self.encode(prompt) if isinstance(prompt, str) else list(prompt)
-        request = Request(
-            settings or self.defaults,
-            random_seed() if seed is None else seed,
+        request = self._request(
+            settings,
+            seed,
             max_tokens=max_tokens,
             stop=tuple(stop),
             speculate=speculate,
@@ -297,26 +289,32 @@ class Model:
         constraint: Constraint | None = None,
         logprobs: int = 0,
         thinking: bool = True,
+        think_budget: int = 0,
     ) -> Iterator[TextEvent]:
         """Generate the assistant's next turn. Other arguments, events and errors are those of `generate`.
 
         Thoughts of a reasoning model are events with `reasoning` and Done.reasoning; `stop` and `constraint` apply to
-        the answer alone. `thinking` is that of `prompt`. A message of an earlier reply takes Done.content.
+        the answer alone. `thinking` is that of `prompt`. `think_budget` closes the thought after so many tokens; 0
+        is off. A message of an earlier reply takes Done.content.
 
         With `continuing` the last message is an unfinished reply, which continues as it would have with the same seed
         and parameters. Its `token_ids` are used if present; otherwise its text is encoded.
         """
-        request = Request(
-            settings or self.defaults,
-            random_seed() if seed is None else seed,
+        request = self._request(
+            settings,
+            seed,
             max_tokens=max_tokens,
             stop=tuple(stop),
             speculate=speculate,
             loop_guard=loop_guard,
             constraint=constraint,
             logprobs=logprobs,
+            think_budget=think_budget,
         )
         return self.stream(self.prompt(messages, continuing=continuing, thinking=thinking), request, cancel)
+
+    def _request(self, settings: SamplingParams | None, seed: int | None, **others: Any) -> Request:
+        return Request(settings or self.defaults, random_seed() if seed is None else seed, **others)
 
     def stream(self, prompt: Prompt, request: Request, cancel: Cancel | None = None) -> Iterator[TextEvent]:
         """Generate the reply to a rendered prompt. Events and errors are those of `generate`."""
@@ -336,6 +334,7 @@ class Model:
             cancel=lambda: reply.stopped or (cancel is not None and cancel()),
             continued=prompt.continued,
             mask=mask,
+            forced=reply.forced_tokens,
         )
         try:
             for event in events:

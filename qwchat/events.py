@@ -145,6 +145,7 @@ class Done:
         logprobs: one entry per new token, if requested.
         reasoning: the thought of a reasoning model, without its tags.
         raw_text: thought, tags and answer as the model wrote them; None if the reply has no thought.
+        reasoning_truncated: True if the budget of the request closed the thought.
     """
 
     finish_reason: FinishReason
@@ -156,6 +157,7 @@ class Done:
     logprobs: tuple[TokenLogprob, ...] = ()
     reasoning: str = ""
     raw_text: str | None = None
+    reasoning_truncated: bool = False
 
     @property
     def content(self) -> str:

@@ -115,6 +115,22 @@ def locate(model: str | None, environment: Mapping[str, str] = os.environ) -> Lo
     raise ModelError(f"{path} is a file: give the folder of a model or a checkpoint")
 
 
+def converted_folder(model: str) -> Path:
+    """Return the folder of the converted model `model`, a path or a name.
+
+    Raises ModelError: there is no such model, or it is a checkpoint that has not been converted.
+    """
+    located = locate(model)
+    if located.converted:
+        return located.path
+    if is_model(located.destination):
+        return located.destination
+    raise ModelError(
+        f"{located.path} is a checkpoint that has not been converted: run `qwchat convert {located.path}`, "
+        "or call quant.convert, and load the result"
+    )
+
+
 def available() -> list[LocatedModel]:
     """Return the models in the models folder and the built-in one, sorted by name."""
     found = {}

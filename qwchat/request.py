@@ -96,9 +96,10 @@ class Request:
         loop_guard: stop after this many repeated tokens; 0 is off.
         constraint: what the reply must match; the engine gets a token mask instead.
         logprobs: number of most likely tokens to report per step, up to MAX_LOGPROBS; 0 is off.
+        think_budget: close a thought after this many tokens; 0 is off. The engine gets the tokens that close it.
 
     Raises:
-        UsageError: `logprobs` is out of range.
+        UsageError: `logprobs` or `think_budget` is out of range.
     """
 
     settings: SamplingParams
@@ -109,8 +110,13 @@ class Request:
     loop_guard: int = 0
     constraint: ReplyConstraint | None = None
     logprobs: int = 0
+    think_budget: int = 0
 
     def __post_init__(self) -> None:
+        if self.think_budget < 0:
+            raise UsageError(
+                ArgumentMessage(Argument("think_budget"), f" must be at least 0 (0 = off), not {self.think_budget}")
+            )
         if not 0 <= self.logprobs <= MAX_LOGPROBS:
             raise UsageError(
                 ArgumentMessage(Argument("logprobs"), f" must be from 0 to {MAX_LOGPROBS}, not {self.logprobs}")

@@ -48,6 +48,7 @@ KEYS = {
     "timings.prefill_tokens_per_second": "Evaluated prompt tokens per second.",
     "timings.decode_tokens_per_second": "Tokens per second after the first one.",
     "reasoning": 'The thought of a reasoning model, "" if it is empty; only if the reply has one.',
+    "reasoning_truncated": "Whether `--think-budget` closed the thought; only if the reply has one.",
     "meets_constraint": "Whether the reply meets its constraint; only with a constraint.",
     "logprobs": "One entry per token, only with `--logprobs`.",
     "logprobs[].token_id": "Id of the token.",

@@ -83,6 +83,7 @@ class ReplySettings:
             loop_guard=self["loop-guard"],
             constraint=self.constraint,
             logprobs=logprobs,
+            think_budget=self["think-budget"],
         )
 
     def __getitem__(self, name: str) -> Any:

@@ -52,13 +52,14 @@ def reply_fields(
 
     `left_out` counts turns that the model did not get, because they were "dropped" or "summarised". `truncated` is true
     if there are any, or if a limit ended the reply (finish_reason "length", "context" or "repetition").
-    `reasoning` is present if the reply has a thought, `meets_constraint` if there was a constraint, and `logprobs` if
-    requested: natural logarithms of the model's own probabilities, before penalties, temperature, top-k, top-p, min-p
-    and constraint.
+    `reasoning` and `reasoning_truncated` are present if the reply has a thought, `meets_constraint` if there was a
+    constraint, and `logprobs` if requested: natural logarithms of the model's own probabilities, before penalties,
+    temperature, top-k, top-p, min-p and constraint.
     """
     fields: dict[str, object] = {}
     if done.raw_text is not None:
         fields["reasoning"] = done.reasoning
+        fields["reasoning_truncated"] = done.reasoning_truncated
     if done.meets_constraint is not None:
         fields["meets_constraint"] = done.meets_constraint
     if done.logprobs:

@@ -106,6 +106,8 @@ def create_session(
         screen.notice(notice)
     session = Session(model, reply_settings, tree=recorder.tree, fingerprint=fingerprint, model_name=located.name)
     session.thinking = settings["think"] != "off"
+    if "think-budget" in options.flags and reply_settings["think-budget"] and not model.thinks:
+        screen.notice(f"{located.name} does not think, so --think-budget has no effect")
     if not recorder.tree.nodes or given:
         session.system = settings["system"]
     if (left_out := unsent_notice(session)) is not None:

@@ -40,6 +40,7 @@ class Engine:
         cancel: Callable[[], bool] | None = None,
         continued: int = 0,
         mask: TokenMask | None = None,
+        forced: Callable[[], Sequence[int]] = tuple,
     ) -> Iterator[EngineEvent]:
         """Evaluate the prompt, except for the positions that are already cached, and generate a reply.
 
@@ -58,6 +59,8 @@ class Engine:
                 if it had not been cut: penalties and the draws of the seed count these tokens, `max_tokens` does not.
             mask: restricts the tokens that may be chosen, and ends the reply when it is complete. Its state is the one
                 after the `continued` tokens.
+            forced: called before each token is chosen; returns the tokens that come next instead of sampled ones. The
+                mask must allow them.
 
         Yields:
             Prefilled after every chunk, TokenStep for every token but the stop token, and Finished at the end.
@@ -87,6 +90,7 @@ class Engine:
             cancel=cancel,
             continued=continued,
             mask=mask,
+            forced=forced,
         )
         try:
             yield from run.events()

@@ -14,6 +14,9 @@ is drawn from the normalised excess of p over q. Here q is certain of x. So a dr
 and otherwise a token is drawn from p without x. Drawing once from p and comparing with x does exactly that, since
 P(draw = x) = p(x) and P(draw = y | draw != x) = p(y) / (1 - p(x)), and it also keeps the text of the seed.
 
+Forced tokens. The caller may close a thought: before each draw it may say which tokens come next. They are not
+sampled, and like drafts they are evaluated together with the newest token.
+
 Constraints. Before each draw the mask says which tokens are allowed, and it is told of each token that was chosen, also
 within a pass: a draft that it rules out is never evaluated. Tokens that it forces are used as drafts, since they are
 certain to be right.
@@ -22,7 +25,7 @@ certain to be right.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +56,7 @@ class GenerationLoop:
         cancel: returns True to cancel the reply.
         continued: number of tokens of the reply so far.
         mask: restricts the tokens that may be chosen.
+        forced: returns the tokens that come next instead of sampled ones.
     """
 
     def __init__(
@@ -67,6 +71,7 @@ class GenerationLoop:
         cancel: Callable[[], bool] | None = None,
         continued: int = 0,
         mask: TokenMask | None = None,
+        forced: Callable[[], Sequence[int]] = tuple,
     ) -> None:
         self._start = time.perf_counter()
         self._cached, self._ids, self._sampler = cached, ids, sampler
@@ -81,7 +86,7 @@ class GenerationLoop:
         self._generated: list[int] = ids[len(ids) - continued :].tolist()
         self._repetition_guard = RepetitionGuard(request.loop_guard) if request.loop_guard else None
         self._is_repeating = False
-        self._mask = mask
+        self._mask, self._forced = mask, forced
         self._drafted = self._accepted = 0
         self._evaluated = self._reused  # of the prompt
         self._prefill_seconds = self._first_token_seconds = self._last_token_seconds = 0.0
@@ -121,8 +126,7 @@ class GenerationLoop:
             for row in logits:
                 if end := self._reason_to_stop():
                     return end
-                allowed = None if self._mask is None else self._mask.allowed()
-                token = self._sampler.sample(row, self._prompt, self._generated, allowed)
+                token = self._choose(row)
                 if self._mask is not None and token not in self._stop_ids:
                     accepted = self._mask.accept(token, self._remaining_tokens())
                     if accepted is None:
@@ -148,6 +152,14 @@ class GenerationLoop:
                 return "context"
             logits = self._evaluate(token)
 
+    def _choose(self, row: NDArray[np.float32]) -> int:
+        """Return the next token: the forced one, or one sampled from its logits (vocab,) f32."""
+        if forced := self._forced():
+            self._sampler.skip()
+            return forced[0]
+        allowed = None if self._mask is None else self._mask.allowed()
+        return self._sampler.sample(row, self._prompt, self._generated, allowed)
+
     def _step(self, token: int, row: NDArray[np.float32]) -> TokenStep:
         if not self._logprobs:
             return TokenStep(token)
@@ -161,9 +173,11 @@ class GenerationLoop:
         limit = min(self._context - self._cached.length, self._cached.decoder.exact_rows) - 1
         if self._max_tokens is not None:
             limit = min(limit, self._max_tokens - self._new_tokens - 1)
-        draft = self._drafter.draft(limit)
-        if self._mask is not None:
-            draft = self._drafts_to_evaluate(self._mask, draft, limit)
+        draft = list(self._forced()[: max(0, min(limit, MAX_PASS_TOKENS - 1))])
+        if not draft:
+            draft = self._drafter.draft(limit)
+            if self._mask is not None:
+                draft = self._drafts_to_evaluate(self._mask, draft, limit)
         self._drafted += len(draft)
         start = time.perf_counter()
         logits = self._cached.evaluate(np.array([token, *draft], np.int64), 0, 1, self._cancelled)

@@ -82,6 +82,10 @@ class Sampler:
         number = uniform(self.seed, self.draws_made - 1)
         return int(ids[_inverse_cdf(probabilities, number)])
 
+    def skip(self) -> None:
+        """Leave out one draw, for a token that was not sampled, so that each token keeps its own draw."""
+        self.draws_made += 1
+
     def distribution(
         self,
         logits: Float32Array,

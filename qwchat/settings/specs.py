@@ -156,6 +156,7 @@ SETTING_SPECS: tuple[SettingSpec, ...] = (
         "Stop after N tokens (default: when the context is full)",
         none_word="none",
     ),
+    SettingSpec("think-budget", Integer(0), "reply", "Close a thought after N tokens (0 = no limit)", 0),
     SettingSpec("stop", TextList(), "reply", "Stop before this text (repeatable)", (), none_word="none"),
     SettingSpec(
         "choices",

@@ -42,8 +42,16 @@ def build_prompt(
     return Prompt([*ids, *unfinished_ids], len(unfinished_ids), start)
 
 
+def has_thoughts(tokenizer: Tokenizer, template: ChatTemplate) -> bool:
+    """Return whether replies may begin with a thought: the tokenizer or the template has think tags."""
+    tags_are_tokens = {OPENING_TAG, CLOSING_TAG} <= tokenizer.special_ids.keys()
+    return tags_are_tokens or CLOSING_TAG in template.source
+
+
 def reasoning_start(tokenizer: Tokenizer, template: ChatTemplate, ids: Sequence[int]) -> ReasoningStart:
     """Return how the reply to a prompt begins; "none" for models whose tokenizer and template have no think tags."""
+    if not has_thoughts(tokenizer, template):
+        return "none"
     opening, closing = (tokenizer.special_ids.get(tag) for tag in (OPENING_TAG, CLOSING_TAG))
     tail = list(ids[-_TAIL_TOKENS:])
     if opening is not None and closing is not None:
@@ -51,8 +59,6 @@ def reasoning_start(tokenizer: Tokenizer, template: ChatTemplate, ids: Sequence[
             tail.pop()
         last = tail[-1] if tail else None
         return "open" if last == opening else "none" if last == closing else "optional"
-    if CLOSING_TAG not in template.source:
-        return "none"
     text = tokenizer.decode(tail).rstrip()
     return "open" if text.endswith(OPENING_TAG) else "none" if text.endswith(CLOSING_TAG) else "optional"
 

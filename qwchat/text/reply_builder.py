@@ -10,6 +10,7 @@ from qwchat.reasoning import ReasoningSplitter, ReasoningStart, ReplyParts
 from qwchat.request import Request
 from qwchat.text.detokenizer import StreamDecoder
 from qwchat.text.stop_strings import StopStrings
+from qwchat.text.thought_budget import ThoughtBudget
 from qwchat.text.tokenizer import Tokenizer
 
 
@@ -35,6 +36,7 @@ class ReplyBuilder:
         self._decoder, self._stops, self._seed = StreamDecoder(tokenizer), StopStrings(request.stop), request.seed
         self._tokenizer, self._constraint = tokenizer, request.constraint
         self._splitter = ReasoningSplitter(reasoning)
+        self._budget = ThoughtBudget(tokenizer, request.think_budget, constrained=request.constraint is not None)
         self._ids: list[int] = []
         self._logprobs: list[TokenLogprob] = []
         self._raw: list[str] = []
@@ -45,14 +47,25 @@ class ReplyBuilder:
         for token_id in continued_ids:  # restores the text that was held back
             self.step(TokenStep(token_id))
 
+    def forced_tokens(self) -> Sequence[int]:
+        """Return the tokens that come next because they close the thought; empty if the next token is free."""
+        return self._budget.forced
+
     def step(self, step: TokenStep) -> list[TextStep]:
         """Add a token and return the text that is final: one step, or two if the token ends the thought within it."""
         self._ids.append(step.token_id)
-        was_open = self._splitter.undecided or self._splitter.thinking
+        was_thinking = self._splitter.thinking
+        was_open = self._splitter.undecided or was_thinking
         thought, answer = self._add(self._decoder.push(step.token_id), ends=False)
         in_thought = was_open and self._splitter.has_thought
         if in_thought:
             self._reasoning_tokens = len(self._ids)
+        self._budget.add(
+            step.token_id,
+            was_thinking=was_thinking,
+            thinking=self._splitter.thinking,
+            starts_line=self._raw[-1].endswith("\n"),
+        )
         logprob = self._token_logprob(step)
         if in_thought and not answer:
             return [TextStep(thought, step.token_id, logprob, reasoning=True)]
@@ -87,6 +100,7 @@ class ReplyBuilder:
             tuple(self._logprobs),
             "".join(self._thought),
             raw,
+            self._budget.closed,
         )
 
     def _add(self, text: str, *, ends: bool) -> ReplyParts:

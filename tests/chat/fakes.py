@@ -131,6 +131,10 @@ class FakeModel:
         return 4096
 
     @property
+    def thinks(self) -> bool:
+        return self.reasoning != "none"
+
+    @property
     def threads(self) -> int:
         return int(self.engine.threads)
 
@@ -251,7 +255,8 @@ class FakeModel:
             read = done
             self.integrity.raise_if_damaged()
             yield Prefilled(done, total, cached)
-        for word in self._reply(prompt.messages)[len(before) :] if reason == "stop" else ():
+        words, budget_closes = _within_budget(self._reply(prompt.messages), prompt.reasoning, request.think_budget)
+        for word in words[len(before) :] if reason == "stop" else ():
             if cancel():
                 reason = "cancelled"
                 break
@@ -280,7 +285,10 @@ class FakeModel:
         first = 0.125 if read == total else None
         stats = Stats(total, cached, len(ids), 0.5, 0.25, first, self.context_size, 0, 0, total - read, thought_tokens)
         raw_text = raw if splitter.has_thought else None
-        yield Done(reason, stats, said, (*before, *ids), request.seed, reasoning=thought, raw_text=raw_text)
+        closed = budget_closes and not splitter.thinking
+        yield Done(
+            reason, stats, said, (*before, *ids), request.seed, None, (), thought, raw_text, reasoning_truncated=closed
+        )
 
     def _encode(self, text: str) -> list[int]:
         words = _words(text)
@@ -290,6 +298,15 @@ class FakeModel:
     def _reply(self, messages: Sequence[Message]) -> list[str]:
         number = self._begun - 1
         return _words(self.replies[number % len(self.replies)] if self.replies else f"echo: {messages[-1]['content']}")
+
+
+def _within_budget(words: list[str], start: ReasoningStart, budget: int) -> tuple[list[str], bool]:
+    """Return the words of a reply whose thought the budget closes, and whether it does."""
+    end = next((place for place, word in enumerate(words) if "</think>" in word), len(words))
+    first = int(start == "optional")
+    if start == "none" or not budget or end - first <= budget:
+        return words, False
+    return [*words[: first + budget], "\n</think>\n\n", *words[end + 1 :]], True
 
 
 def _words(text: str) -> list[str]:

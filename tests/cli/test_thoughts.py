@@ -47,6 +47,27 @@ def test_json_has_the_thought_apart(tmp_path: Path, script: dict[str, Any]) -> N
     assert lines[-1]["reasoning"] == "I think so"
 
 
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_json_says_that_the_budget_closed_the_thought(tmp_path: Path, script: dict[str, Any]) -> None:
+    answer = json.loads(call("-p", "hi", "--json", "--think-budget", "2", models=tmp_path, **script).stdout)
+    assert (answer["reasoning"], answer["text"], answer["reasoning_truncated"]) == ("I think", "Yes it is", True)
+    assert answer["settings"]["think_budget"] == 2
+    assert answer["finish_reason"] == "stop"
+    answer = json.loads(call("-p", "hi", "--json", "--think-budget", "9", models=tmp_path, **script).stdout)
+    assert (answer["reasoning"], answer["reasoning_truncated"]) == ("I think so", False)
+
+
+def test_a_budget_for_a_model_without_thoughts_is_ignored_with_a_word(tmp_path: Path) -> None:
+    result = call("-p", "hi", "--think-budget", "2", models=tmp_path, replies=["Yes it is"])
+    assert result.stdout == b"Yes it is\n"
+    assert result.stderr.decode().startswith("qwchat: mini does not think, so --think-budget has no effect\n")
+    for given in ("0", "-1"):
+        result = call("-p", "hi", "--think-budget", given, models=tmp_path, replies=["Yes it is"])
+        assert b"does not think" not in result.stderr
+    assert result.returncode == 2
+    assert b"--think-budget must be at least 0, not -1" in result.stderr
+
+
 def test_json_of_other_models_does_not_mention_thoughts(tmp_path: Path) -> None:
     answer = json.loads(call("-p", "hi", "--json", models=tmp_path, replies=[REPLY]).stdout)
     assert answer["text"] == REPLY
