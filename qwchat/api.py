@@ -29,6 +29,7 @@ from qwchat.events import Prefilled, TextEvent, TokenStep
 from qwchat.generation.cached_context import CachedContext
 from qwchat.generation.engine import Engine
 from qwchat.integrity import Integrity
+from qwchat.last_use import record_use
 from qwchat.messages import Message
 from qwchat.model.context_limits import context_limit
 from qwchat.model.decoder import Decoder
@@ -77,6 +78,7 @@ def load(
     folder = open_model(converted_folder(str(model)))
     folder.prefetch()
     cached = _build_cached_context(folder, device, threads=threads, context=context, kv=kv)
+    record_use(folder.path)
     return Model(folder, device, cached, Integrity(folder if verify else None))
 
 

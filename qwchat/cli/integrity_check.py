@@ -12,7 +12,7 @@ from quant.presets import DEFAULT_PRESET
 from qwchat import models_folder
 from qwchat.chat.view.progress import ByteProgress, byte_progress
 from qwchat.cli.streams import Streams
-from qwchat.errors import DamagedModelError
+from qwchat.errors import DamagedModelError, UsageError
 
 if TYPE_CHECKING:
     from quant.container import ModelFolder
@@ -50,9 +50,11 @@ def with_repair_command(folder: ModelFolder) -> Iterator[None]:
 
 
 def repair_command(folder: ModelFolder) -> str:
-    """Return the command that converts a model again, as a sentence."""
+    """Return the command that converts or pulls a model again, as a sentence."""
     from quant.formats import FORMATS
 
+    if pull := _pull_command(folder):
+        return f"remove it with {shlex.join(['qwchat', 'rm', folder.path.name])}, then pull it again with {pull}"
     manifest = folder.manifest
     settings, name = manifest["settings"], str(manifest["source"].get("name", ""))
     source = _find_checkpoint(name)
@@ -65,6 +67,20 @@ def repair_command(folder: ModelFolder) -> str:
     if source is not None:
         return f"convert it again with {command}"
     return f"convert it again with {command}, where SOURCE is the folder of the checkpoint {name}".rstrip()
+
+
+def _pull_command(folder: ModelFolder) -> str | None:
+    """Return the command that pulled a model, or None."""
+    from qwchat.store.hub import parse_repository
+
+    source, preset = folder.manifest["source"], folder.manifest["settings"]["preset"]
+    repository = f"{source.get('repository')}@{source.get('revision')}"
+    try:
+        parse_repository(repository)
+    except UsageError:
+        return None
+    words = ["qwchat", "pull", repository, "--as", folder.path.name]
+    return shlex.join(words if preset == DEFAULT_PRESET else [*words, "--preset", str(preset)])
 
 
 def _find_checkpoint(name: str) -> str | None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from quant.safe_files import is_regular_file
 from quant.units import data_size
 from qwchat import models_folder
+from qwchat.chat.formatting import one_line
 from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.json_output import json_line
 from qwchat.cli.options import ListOptions
 from qwchat.cli.streams import Streams
 from qwchat.cli.tables import Column, TableWriter
+from qwchat.last_use import last_use
 from qwchat.models_folder import LocatedModel
 
 _DAMAGED = "damaged: "
@@ -19,6 +23,9 @@ _COLUMNS = (
     Column("preset", drop=2),
     Column("bits/weight", right=True, drop=1),
     Column("size", right=True),
+    Column("family", drop=3),
+    Column("licence", drop=4),
+    Column("last used", drop=5),
     Column("", wrap=10, style="dim"),
 )
 
@@ -39,6 +46,9 @@ def run(options: ListOptions, dependencies: Dependencies) -> int:
             str(entry["preset"] or "-"),
             "-" if entry["bits_per_weight"] is None else f"{entry['bits_per_weight']:.2f}",
             "-" if entry["bytes"] is None else data_size(float(str(entry["bytes"]))),
+            str(entry["family"] or "-"),
+            str(entry["licence"] or "-"),
+            _local_time(entry["last_used"]),
             str(entry["remark"]),
         )
         for entry in entries
@@ -58,15 +68,31 @@ def _entry(model: LocatedModel) -> dict[str, object]:
         "preset": None,
         "bits_per_weight": None,
         "bytes": None,
+        "family": None,
+        "licence": None,
+        "last_used": None,
         "remark": "",
     }
+    if used := last_use(model.path if model.converted else model.destination):
+        entry["last_used"] = used.isoformat()
     if model.converted:
         return entry | _figures(model)
     weights = [path for path in model.path.glob("*.safetensors") if is_regular_file(path)]
     converted = models_folder.is_model(model.destination)
     state = f"converted to {model.destination.name}" if converted else "converted on first use"
     origin = "built in" if model.embedded else "checkpoint"
-    return entry | {"bytes": sum(path.stat().st_size for path in weights), "remark": f"{origin}, {state}"}
+    size = sum(path.stat().st_size for path in weights)
+    return entry | {"bytes": size, "family": _checkpoint_family(model), "remark": f"{origin}, {state}"}
+
+
+def _checkpoint_family(model: LocatedModel) -> str | None:
+    from quant.errors import QuantError
+    from quant.families import read_config
+
+    try:
+        return read_config(model.path).model_type
+    except QuantError:
+        return None
 
 
 def _figures(model: LocatedModel) -> dict[str, object]:
@@ -77,4 +103,16 @@ def _figures(model: LocatedModel) -> dict[str, object]:
         folder = open_model(model.path)
     except QuantError as error:
         return {"remark": f"{_DAMAGED}{error}"}
-    return {"preset": folder.preset, "bits_per_weight": folder.bits_per_weight, "bytes": folder.total_bytes}
+    licence = folder.manifest["source"].get("licence")
+    return {
+        "preset": folder.preset,
+        "bits_per_weight": folder.bits_per_weight,
+        "bytes": folder.total_bytes,
+        "family": folder.config.model_type,
+        "licence": one_line(licence) if isinstance(licence, str) else None,
+    }
+
+
+def _local_time(recorded: object) -> str:
+    """Return a recorded time as text in local time, or "-"."""
+    return datetime.fromisoformat(str(recorded)).astimezone().strftime("%Y-%m-%d %H:%M") if recorded else "-"

@@ -13,6 +13,7 @@ from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.options import RemoveOptions
 from qwchat.cli.streams import Streams, stdin_is_terminal
 from qwchat.errors import QwchatError, UsageError
+from qwchat.last_use import forget_use
 from qwchat.models_folder import LocatedModel
 
 
@@ -52,6 +53,7 @@ def _remove(path: Path) -> None:
         shutil.rmtree(doomed, ignore_errors=True)
         path.rename(doomed)
         shutil.rmtree(doomed)
+        forget_use(path)
     except OSError as error:
         raise QwchatError(f"cannot remove {path}: {error.strerror}; check the permissions of its folder") from error
 

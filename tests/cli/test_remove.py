@@ -24,9 +24,13 @@ def names(models: Path) -> set[str]:
 
 
 def test_removes_what_was_named(models: Path) -> None:
+    (models / ".last-used").mkdir()
+    (models / ".last-used/one").touch()
     result = call("rm", "one", "--yes", models=models)
     assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"qwchat: removed one\n")
-    assert names(models) == {"two"}
+    assert names(models) == {"two", ".last-used"}
+    assert list((models / ".last-used").iterdir()) == []
+    (models / ".last-used").rmdir()
     assert call("rm", "two", "two", "-y", "-q", models=models).stderr == b""
     assert names(models) == set()
 

@@ -161,6 +161,20 @@ def test_a_missing_checkpoint_is_named(models: Path) -> None:
         )
 
 
+def test_a_pulled_model_is_pulled_again(models: Path) -> None:
+    manifest = json.loads((models / "mini-q8" / MANIFEST_NAME).read_text())
+    manifest["source"] |= {"repository": "Qwen/Mini", "revision": "abc123"}
+    (models / "mini-q8" / MANIFEST_NAME).write_text(json.dumps(manifest))
+    for _ in damaged(models / "mini-q8", random.Random(2), flip_a_bit_of_any_tensor):
+        result = qwchat("verify", "mini-q8", models=models)
+        assert result.returncode == 3
+        assert "mini-q8: tensor model." in result.stderr
+        assert result.stderr.endswith(
+            ": remove it with qwchat rm mini-q8, then pull it again with "
+            "qwchat pull Qwen/Mini@abc123 --as mini-q8 --preset q8\n"
+        )
+
+
 def test_verify_prints_one_line_or_one_object(models: Path) -> None:
     folder = open_model(models / "mini-q4")
     files = list(folder.manifest["files"])
