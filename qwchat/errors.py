@@ -113,6 +113,18 @@ class NotEnoughMemoryError(QwchatError):
     """There is not enough memory for the model, its KV cache or its work space."""
 
 
+class GpuError(QwchatError):
+    """A GPU or a driver that cannot be used."""
+
+
+class GpuLostError(GpuError):
+    """A GPU that stopped during a computation: this process cannot use it again."""
+
+
+class GpuMemoryError(NotEnoughMemoryError):
+    """There is not enough memory on a GPU."""
+
+
 class HubError(QwchatError):
     """A model hub that does not answer, or not with what it announced."""
 

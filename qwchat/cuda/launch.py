@@ -1,0 +1,98 @@
+"""Launches of kernels by keyword, checked against the manifest."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from qwchat.cuda.driver import Driver
+from qwchat.cuda.modules import LoadedKernel, Modules
+
+_INTEGER_RANGES = {letter: np.iinfo(kind) for letter, kind in (("l", np.uint64), ("i", np.int32))}
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A kernel with everything that its launch needs.
+
+    Attributes:
+        kernel: the kernel.
+        grid: number of blocks.
+        shared_bytes: dynamic shared memory of each block.
+        values: the parameters, in the order of the kernel.
+        overlap: whether the kernel may begin before the previous launch has ended.
+    """
+
+    kernel: LoadedKernel
+    grid: int
+    shared_bytes: int
+    values: tuple[float, ...]
+    overlap: bool
+
+    def run(self, driver: Driver, stream: int) -> None:
+        """Launch the kernel on a stream."""
+        info = self.kernel.info
+        driver.launch(
+            *(self.kernel.handle, self.grid, info.threads, self.shared_bytes, stream),
+            *(info.letters, self.values, self.overlap),
+        )
+
+
+def run_all(launches: Sequence[Launch], driver: Driver, stream: int) -> None:
+    """Launch some kernels, one after the other, on a stream."""
+    for launch in launches:
+        launch.run(driver, stream)
+
+
+def prepare(
+    modules: Modules, name: str, grid: int, *, shared_bytes: int = 0, overlap: bool = False, **parameters: float
+) -> Launch:
+    """Return a launch of the kernel `name`, and load the kernel.
+
+    Args:
+        modules: where the kernel is loaded.
+        name: name of the kernel.
+        grid: number of blocks, at least 1.
+        shared_bytes: dynamic shared memory of each block.
+        overlap: whether the kernel may begin before the previous launch has ended; it has to wait for it by itself.
+        parameters: the kernel's parameters by name, all of them.
+
+    Raises:
+        KeyError: there is no such kernel.
+        TypeError: parameters are missing, unknown or of another type.
+        ValueError: a number is out of range.
+    """
+    kernel = modules.kernel(name)
+    info = kernel.info
+    missing = [parameter for parameter in info.parameters if parameter not in parameters]
+    unknown = [parameter for parameter in parameters if parameter not in info.parameters]
+    if missing or unknown:
+        raise TypeError(f"{name}: missing parameters {missing}, unknown parameters {unknown}")
+    if not 1 <= grid <= _INTEGER_RANGES["i"].max:
+        raise ValueError(f"{name}: a grid of {grid} blocks")
+    values = tuple(
+        _checked(f"{name}: {parameter}", letter, parameters[parameter])
+        for parameter, letter in zip(info.parameters, info.letters, strict=True)
+    )
+    if shared_bytes:
+        modules.allow_shared_bytes(kernel, shared_bytes)
+    return Launch(kernel, grid, shared_bytes, values, overlap)
+
+
+def _checked(where: str, letter: str, value: float) -> float:
+    """Return a parameter as a plain number. Raises TypeError or ValueError if its type or range does not fit."""
+    if letter == "f":
+        if isinstance(value, bool) or not isinstance(value, int | float | np.floating | np.integer):
+            raise TypeError(f"{where} must be a number, not {value!r}")
+        return float(value)
+    limits = _INTEGER_RANGES[letter]
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{where} must be an integer, not {value!r}") from None
+    if not limits.min <= number <= limits.max:
+        raise ValueError(f"{where} is out of range: {number}")
+    return number
