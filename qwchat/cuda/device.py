@@ -10,10 +10,9 @@ from types import TracebackType
 from quant.wording import Argument, ArgumentMessage
 from qwchat.cuda.driver import Attribute, Driver
 from qwchat.cuda.driver_errors import driver_too_old, error_of
+from qwchat.cuda.manifest import TARGETS
 from qwchat.errors import GpuError, QwchatError, UsageError
 
-TARGETS = (75, 80, 90)
-"""Architectures that PTX is shipped for; each runs on all newer ones as well."""
 _NEEDED_VERSION = {75: 11040, 80: 11040, 90: 11080}  # Drivers that know PTX 7.4, and 7.8 for sm_90.
 _DDR = 2  # Transfers per memory clock.
 

@@ -34,10 +34,10 @@ class Launch:
 
     def run(self, driver: Driver, stream: int) -> None:
         """Launch the kernel on a stream."""
-        info = self.kernel.info
+        record = self.kernel.record
         driver.launch(
-            *(self.kernel.handle, self.grid, info.threads, self.shared_bytes, stream),
-            *(info.letters, self.values, self.overlap),
+            *(self.kernel.handle, self.grid, record.threads, self.shared_bytes, stream),
+            *(record.letters, self.values, self.overlap),
         )
 
 
@@ -66,16 +66,16 @@ def prepare(
         ValueError: a number is out of range.
     """
     kernel = modules.kernel(name)
-    info = kernel.info
-    missing = [parameter for parameter in info.parameters if parameter not in parameters]
-    unknown = [parameter for parameter in parameters if parameter not in info.parameters]
+    record = kernel.record
+    missing = [parameter for parameter in record.names if parameter not in parameters]
+    unknown = [parameter for parameter in parameters if parameter not in record.names]
     if missing or unknown:
         raise TypeError(f"{name}: missing parameters {missing}, unknown parameters {unknown}")
     if not 1 <= grid <= _INTEGER_RANGES["i"].max:
         raise ValueError(f"{name}: a grid of {grid} blocks")
     values = tuple(
         _checked(f"{name}: {parameter}", letter, parameters[parameter])
-        for parameter, letter in zip(info.parameters, info.letters, strict=True)
+        for parameter, letter in zip(record.names, record.letters, strict=True)
     )
     if shared_bytes:
         modules.allow_shared_bytes(kernel, shared_bytes)

@@ -33,25 +33,30 @@ class KernelRecord:
     blocks_per_sm: int
     shared_bytes: dict[int, int]
 
+    @functools.cached_property
+    def names(self) -> tuple[str, ...]:
+        """Names of the parameters."""
+        return tuple(name for name, _ in self.parameters)
 
-def target_for(capability: int) -> int:
-    """Return the best target for a GPU of compute capability `capability` (89 = 8.9), at least 75."""
-    return max(target for target in TARGETS if target <= capability)
+    @functools.cached_property
+    def letters(self) -> str:
+        """Letters of the parameters."""
+        return "".join(letter for _, letter in self.parameters)
 
 
 @functools.cache
-def kernels() -> dict[str, KernelRecord]:
-    """Return all kernels by name."""
+def kernels(folder: Path = PTX_FOLDER) -> dict[str, KernelRecord]:
+    """Return all kernels in a folder of PTX by name."""
     found = {}
-    for file in sorted((PTX_FOLDER / "manifest").glob("*.json")):
+    for file in sorted((folder / "manifest").glob("*.json")):
         for name, record in json.loads(file.read_text("utf-8"))["kernels"].items():
             found[name] = _record(name, file.stem, record)
     return found
 
 
-def ptx_text(unit: str, target: int) -> str:
+def ptx_text(unit: str, target: int, folder: Path = PTX_FOLDER) -> str:
     """Return the PTX of a unit for a target."""
-    return (PTX_FOLDER / f"sm_{target}" / f"{unit}.ptx").read_text("ascii")
+    return (folder / f"sm_{target}" / f"{unit}.ptx").read_text("ascii")
 
 
 def _record(name: str, unit: str, record: dict[str, Any]) -> KernelRecord:

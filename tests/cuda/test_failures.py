@@ -13,7 +13,7 @@ from qwchat.cuda.driver_errors import LOST
 from qwchat.cuda.graph import Graphs
 from qwchat.cuda.launch import prepare
 from qwchat.cuda.memory import DeviceMemory, Stream
-from qwchat.cuda.modules import Modules, PtxLibrary
+from qwchat.cuda.modules import Modules
 from qwchat.cuda.transfer import Uploader, download
 from qwchat.errors import GpuLostError, QwchatError
 from tests.cuda.fake_driver import FakeDriver
@@ -31,7 +31,7 @@ DATA = np.arange(2048, dtype=np.float32)
 def run(driver: FakeDriver, folder: Path) -> float:
     """Find, open, upload, launch directly and as a graph, download, close. Return the last value."""
     with OpenGpu(driver, select_gpu(find_gpus(driver), 0)) as gpu:
-        memory, modules, graphs = DeviceMemory(gpu), Modules(gpu, PtxLibrary(90, folder)), Graphs(gpu)
+        memory, modules, graphs = DeviceMemory(gpu), Modules(gpu, folder), Graphs(gpu)
         stream = Stream(driver)
         gpu.on_close(stream.destroy)
         weights = memory.allocate(DATA.nbytes, "weights")

@@ -13,7 +13,7 @@ from qwchat.cuda.device import OpenGpu, find_gpus
 from qwchat.cuda.graph import Graphs
 from qwchat.cuda.launch import Launch, prepare, run_all
 from qwchat.cuda.memory import DeviceMemory, Stream
-from qwchat.cuda.modules import Modules, PtxLibrary
+from qwchat.cuda.modules import Modules
 from qwchat.errors import GpuError
 from tests.cuda.fake_driver import FakeDriver
 from tests.cuda.fake_memory import MisuseError
@@ -42,7 +42,7 @@ class Bench:
         self.driver = FakeDriver(execute=executor(KERNELS), **options)
         self.gpu = OpenGpu(self.driver, find_gpus(self.driver)[0])
         self.memory = DeviceMemory(self.gpu)
-        self.modules = Modules(self.gpu, PtxLibrary(90, folder))
+        self.modules = Modules(self.gpu, folder)
         self.stream, self.graphs = Stream(self.driver), Graphs(self.gpu)
         self.gpu.on_close(self.stream.destroy)
         self.data, self.step = (self.memory.allocate(32, "x").address for _ in range(2))
@@ -174,21 +174,15 @@ def test_the_fake_driver_refuses_calls_that_end_a_capture(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "declared", "message"),
+    ("declared", "message"),
     [
-        (
-            {"version": 11040, "capability": (9, 0)},
-            {"version": "7.8"},
-            "error 222 in load_module, unsupported",
-        ),
-        ({"capability": (8, 0)}, {}, "error 209 in load_module"),
+        ({"version": "8.9"}, "error 222 in load_module, unsupported"),
+        ({"written_target": 100}, "error 209 in load_module"),
     ],
 )
-def test_ptx_that_the_driver_cannot_compile_is_refused(
-    tmp_path: Path, options: Any, declared: Any, message: str
-) -> None:
+def test_ptx_that_the_driver_cannot_compile_is_refused(tmp_path: Path, declared: Any, message: str) -> None:
     declare(tmp_path, KERNELS, **declared)
-    bench = Bench(tmp_path, **options)
+    bench = Bench(tmp_path)
     with pytest.raises(GpuError, match=message):
         bench.scale()
     bench.gpu.close()

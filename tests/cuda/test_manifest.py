@@ -40,13 +40,6 @@ def test_records_name_the_kernels_of_the_ptx() -> None:
             assert f".maxntid {record.threads}, 1, 1" in text
 
 
-@pytest.mark.parametrize(
-    ("capability", "target"), [(75, 75), (80, 80), (86, 80), (89, 80), (90, 90), (100, 90), (120, 90)]
-)
-def test_a_gpu_takes_the_best_target(capability: int, target: int) -> None:
-    assert manifest.target_for(capability) == target
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("numba_cuda") is None, reason="needs the extra cuda-dev")
 def test_the_compiler_returns_the_committed_ptx() -> None:
