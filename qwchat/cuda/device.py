@@ -112,7 +112,7 @@ def select_gpu(gpus: Sequence[Gpu], index: int | None) -> Gpu:
 class OpenGpu:
     """A GPU in use: its context, which must be current in the thread that calls the driver.
 
-    Whoever makes something on the device registers how it is destroyed with `on_close`.
+    What is made on the device is registered with `on_close`, to be destroyed with it.
 
     Args:
         driver: started by `find_gpus`.

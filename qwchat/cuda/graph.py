@@ -45,7 +45,7 @@ class Graphs:
             self._destroy_graph(graph)
 
     def _destroy_graph(self, graph: int) -> None:
-        """Destroy a graph; one that cannot be destroyed is no reason to lose its executable."""
+        """Destroy a graph; ignore an error, which must not lose the executable."""
         with suppress(QwchatError):
             if graph:
                 self._driver.destroy_graph(graph)

@@ -7,7 +7,6 @@ ctypes releases the interpreter lock during each call.
 from __future__ import annotations
 
 import ctypes
-import sys
 from collections.abc import Sequence
 from ctypes import byref, c_float, c_int, c_size_t, c_void_p
 from typing import Any
@@ -30,7 +29,7 @@ from qwchat.cuda.libcuda_types import (
     LaunchConfig,
 )
 
-LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+LIBRARY = "libcuda.so.1"
 _LOG_BYTES = 8192
 _NAME_BYTES = 256
 _PARAMETER_TYPES: dict[str, Any] = {"l": ctypes.c_uint64, "i": ctypes.c_int32, "f": ctypes.c_float}
