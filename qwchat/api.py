@@ -34,7 +34,7 @@ from qwchat.messages import Message
 from qwchat.model.context_limits import context_limit
 from qwchat.model.decoder import Decoder
 from qwchat.models_folder import converted_folder
-from qwchat.request import Prompt, Request, SamplingParams, random_seed
+from qwchat.request import Prompt, PromptOptions, Request, SamplingParams, random_seed
 from qwchat.text.generation_config import GenerationDefaults
 from qwchat.text.prompts import build_prompt, has_thoughts
 from qwchat.text.reply_builder import ReplyBuilder
@@ -181,17 +181,19 @@ class Model:
         """Return the text of `token_ids`. Invalid UTF-8 becomes U+FFFD."""
         return self.tokenizer.decode(token_ids)
 
-    def prompt(self, messages: Sequence[Message], *, continuing: bool = False, thinking: bool = True) -> Prompt:
+    def prompt(
+        self, messages: Sequence[Message], *, continuing: bool = False, options: PromptOptions | None = None
+    ) -> Prompt:
         """Render the prompt of a conversation, up to the start of the assistant's next turn.
 
-        With `continuing` the last message is an unfinished reply, and the prompt ends with its tokens. Without
-        `thinking` the template is asked to leave out the thought (`enable_thinking`), which some cannot.
+        With `continuing` the last message is an unfinished reply, and the prompt ends with its tokens.
 
         Raises:
             TemplateError: the chat template fails on the conversation.
-            UsageError: `continuing` is set and the last message is not a reply.
+            UsageError: `continuing` is set and the last message is not a reply, or a template variable is reserved or
+                not JSON.
         """
-        return build_prompt(self.tokenizer, self.template, messages, continuing=continuing, thinking=thinking)
+        return build_prompt(self.tokenizer, self.template, messages, continuing=continuing, options=options)
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Return the token ids of the prompt of a conversation. Raises TemplateError."""
@@ -290,14 +292,14 @@ class Model:
         continuing: bool = False,
         constraint: Constraint | None = None,
         logprobs: int = 0,
-        thinking: bool = True,
         think_budget: int = 0,
+        options: PromptOptions | None = None,
     ) -> Iterator[TextEvent]:
         """Generate the assistant's next turn. Other arguments, events and errors are those of `generate`.
 
         Thoughts of a reasoning model are events with `reasoning` and Done.reasoning; `stop` and `constraint` apply to
-        the answer alone. `thinking` is that of `prompt`. `think_budget` closes the thought after so many tokens; 0
-        is off. A message of an earlier reply takes Done.content.
+        the answer alone. `think_budget` closes the thought after so many tokens; 0 is off. `options` are those of
+        `prompt`. A message of an earlier reply takes Done.content.
 
         With `continuing` the last message is an unfinished reply, which continues as it would have with the same seed
         and parameters. Its `token_ids` are used if present; otherwise its text is encoded.
@@ -313,7 +315,7 @@ class Model:
             logprobs=logprobs,
             think_budget=think_budget,
         )
-        return self.stream(self.prompt(messages, continuing=continuing, thinking=thinking), request, cancel)
+        return self.stream(self.prompt(messages, continuing=continuing, options=options), request, cancel)
 
     def _request(self, settings: SamplingParams | None, seed: int | None, **others: Any) -> Request:
         return Request(settings or self.defaults, random_seed() if seed is None else seed, **others)

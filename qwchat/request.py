@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
-from typing import Protocol
+from typing import Any, Protocol
 
 from quant.wording import Argument, ArgumentMessage
 from qwchat.errors import UsageError
@@ -121,6 +121,27 @@ class Request:
             raise UsageError(
                 ArgumentMessage(Argument("logprobs"), f" must be from 0 to {MAX_LOGPROBS}, not {self.logprobs}")
             )
+
+
+@dataclass(frozen=True)
+class PromptOptions:
+    """How to render the prompt of a conversation.
+
+    Attributes:
+        thinking: False asks the template to leave out the thought (`enable_thinking`), which some cannot.
+        keep_thoughts: earlier replies keep their thoughts, so that their tokens stay in the KV cache. Otherwise the
+            template decides, and most leave thoughts out.
+        template_variables: JSON values of other variables of the template, by name.
+    """
+
+    thinking: bool = True
+    keep_thoughts: bool = False
+    template_variables: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """All variables for the template."""
+        return {**self.template_variables, **({} if self.thinking else {"enable_thinking": False})}
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from qwchat.constraints import Constraint
 from qwchat.errors import UsageError
 from qwchat.events import Done, TextStep
 from qwchat.messages import Message
-from qwchat.request import SamplingParams
+from qwchat.request import PromptOptions, SamplingParams
 from tests.thinking import (
     CLOSING_ID,
     OPENED,
@@ -151,7 +151,7 @@ def test_stop_strings_end_the_answer_after_the_closed_thought(model: qwchat.Mode
 
 def test_replies_without_a_thought_have_no_budget(model: qwchat.Model, start: str) -> None:
     if start == "optional":
-        done = list(model.chat(ASK, settings=GREEDY, thinking=False, think_budget=1))[-1]
+        done = list(model.chat(ASK, settings=GREEDY, options=PromptOptions(thinking=False), think_budget=1))[-1]
         assert isinstance(done, Done)
         assert (done.text, done.raw_text, done.reasoning_truncated) == (ANSWER, None, False)
     events = list(model.generate("hello", settings=GREEDY, max_tokens=5))

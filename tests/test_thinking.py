@@ -16,7 +16,7 @@ from qwchat.errors import UsageError
 from qwchat.events import Done, Finished, Stats, TextStep, TokenStep
 from qwchat.messages import Message
 from qwchat.reasoning import CLOSING_TAG, OPENING_TAG, split_reply
-from qwchat.request import Request, SamplingParams
+from qwchat.request import PromptOptions, Request, SamplingParams
 from qwchat.text.prompts import build_prompt
 from qwchat.text.reply_builder import ReplyBuilder
 from tests.thinking import CLOSING_ID, OPENED, OPENING_ID, SWITCHED, make_thinking_checkpoint
@@ -77,11 +77,11 @@ def build(model: qwchat.Model, pieces: list[str | int], before: int = 0, **optio
 
 
 def test_the_prompt_tells_how_a_reply_begins(opened: qwchat.Model, switched: qwchat.Model) -> None:
-    assert opened.prompt(ASK).reasoning == opened.prompt(ASK, thinking=False).reasoning == "open"
+    assert opened.prompt(ASK).reasoning == opened.prompt(ASK, options=PromptOptions(thinking=False)).reasoning == "open"
     assert switched.prompt(ASK).reasoning == "optional"
-    assert switched.prompt(ASK, thinking=False).reasoning == "none"
+    assert switched.prompt(ASK, options=PromptOptions(thinking=False)).reasoning == "none"
     empty_block = [OPENING_ID, *switched.encode("\n\n"), CLOSING_ID, *switched.encode("\n\n")]
-    assert list(switched.prompt(ASK, thinking=False).ids)[-len(empty_block) :] == empty_block
+    assert list(switched.prompt(ASK, options=PromptOptions(thinking=False)).ids)[-len(empty_block) :] == empty_block
 
 
 def test_a_typed_tag_is_text(opened: qwchat.Model, switched: qwchat.Model) -> None:
@@ -226,7 +226,8 @@ def test_a_constraint_begins_after_the_thought(speculate: bool, opened: qwchat.M
 
 
 def test_without_thinking_a_constraint_is_enforced_from_the_start(switched: qwchat.Model) -> None:
-    _, end = events_of(switched, ASK, seed=1, constraint=Constraint.choices(["hello"]), thinking=False)
+    options = PromptOptions(thinking=False)
+    _, end = events_of(switched, ASK, seed=1, constraint=Constraint.choices(["hello"]), options=options)
     assert (end.text, end.reasoning, end.raw_text, end.meets_constraint) == ("hello", "", None, True)
 
 

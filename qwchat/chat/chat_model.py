@@ -7,7 +7,7 @@ from typing import Protocol
 
 from qwchat.events import TextEvent
 from qwchat.messages import Message
-from qwchat.request import Prompt, Request
+from qwchat.request import Prompt, PromptOptions, Request
 
 Cancel = Callable[[], bool]
 """Called while a reply is generated; returning True stops it."""
@@ -32,7 +32,9 @@ class ChatModel(Protocol):
     def kv(self) -> str:
         """Number format of the KV cache."""
 
-    def prompt(self, messages: Sequence[Message], *, continuing: bool = False, thinking: bool = True) -> Prompt:
+    def prompt(
+        self, messages: Sequence[Message], *, continuing: bool = False, options: PromptOptions | None = None
+    ) -> Prompt:
         """Render the prompt of a conversation; `continuing`: its last message is the beginning of the reply."""
 
     def stream(self, prompt: Prompt, request: Request, cancel: Cancel | None = None) -> Iterator[TextEvent]:

@@ -129,7 +129,8 @@ class ContextMeter:
         """Tokens of the conversation so far; 0 if it is empty."""
         session = self._session
         tree = session.tree
-        state = (id(tree), session.end, tree.system, tuple(tree.drops), id(session.model), session.thinking)
+        options = repr(session.prompt_options(session.reply_settings))
+        state = (id(tree), session.end, tree.system, tuple(tree.drops), id(session.model), options)
         if self._counted[0] != state:
             messages = session.messages
             self._counted = state, session.render(messages).tokens if messages else 0
@@ -222,7 +223,8 @@ def summarise(session: Session, end: int | None, exchanges: int, cancel: Cancel 
     model, limit = session.model, _summary_limit(session)
     ids, _ = _turns_to_drop(session, end, exchanges)
     asked: Message = {"role": "user", "content": _INSTRUCTION.format(words=limit // 2)}
-    prompt = model.prompt([*session.messages_to(max(ids)), asked], thinking=False)
+    options = replace(session.prompt_options(session.reply_settings), thinking=False)
+    prompt = model.prompt([*session.messages_to(max(ids)), asked], options=options)
     if prompt.tokens + limit // 2 > model.context:
         raise SummaryTooLongError(prompt.tokens, model.context, model.longest_context)
     greedy = replace(session.reply_settings.sampling, temperature=0.0)

@@ -12,6 +12,7 @@ from qwchat.request import Request, SamplingParams
 from qwchat.settings.resolve import BUILT_IN, Settings
 from qwchat.settings.specs import SETTING_SPECS, SettingSpec, find_spec
 from qwchat.settings.value_types import SettingValue
+from qwchat.text.template.variables import parse_variables
 
 if TYPE_CHECKING:
     from qwchat.constraints import Constraint
@@ -71,6 +72,11 @@ class ReplySettings:
     def constraint(self) -> Constraint | None:
         """The constraint that a reply must meet; None if no constraint is set."""
         return build_constraint(self)
+
+    @property
+    def template_variables(self) -> dict[str, Any]:
+        """The variables of the chat template that are set, by name."""
+        return parse_variables(self["template-var"] or ())
 
     def request(self, seed: int, logprobs: int = 0) -> Request:
         """Return the request for one reply with these settings."""

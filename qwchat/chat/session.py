@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from qwchat.chat import continued_settings
 from qwchat.chat.chat_model import Cancel, ChatModel
@@ -16,7 +16,7 @@ from qwchat.errors import UsageError
 from qwchat.events import Stats, TextEvent
 from qwchat.messages import Message
 from qwchat.reasoning import CLOSING_TAG, split_reply
-from qwchat.request import Prompt, random_seed
+from qwchat.request import Prompt, PromptOptions, random_seed
 
 Reply = Generator[TextEvent, None, None]
 
@@ -191,13 +191,17 @@ class Session:
 
     def prompt(self, reply: PendingReply) -> Prompt:
         """Render the prompt of `reply`. Raises TemplateError, UsageError."""
-        if reply.continued is not None and has_thought(reply.continued):
-            return self.model.prompt(self.messages_to(reply.end), continuing=True)
-        return self.render(self.messages_to(reply.end), continuing=reply.continuing)
+        thinks = reply.continued is not None and has_thought(reply.continued)
+        options = replace(self.prompt_options(reply.settings), thinking=thinks or self.thinking)
+        return self.model.prompt(self.messages_to(reply.end), continuing=reply.continuing, options=options)
+
+    def prompt_options(self, reply_settings: ReplySettings) -> PromptOptions:
+        """Return how to render prompts with `reply_settings`."""
+        return PromptOptions(self.thinking, False, reply_settings.template_variables)
 
     def render(self, messages: Sequence[Message], *, continuing: bool = False) -> Prompt:
         """Render `messages` with the settings of the conversation. Raises TemplateError, UsageError."""
-        return self.model.prompt(messages, continuing=continuing, thinking=self.thinking)
+        return self.model.prompt(messages, continuing=continuing, options=self.prompt_options(self.reply_settings))
 
     def stream(self, reply: PendingReply, prompt: Prompt, cancel: Cancel | None = None) -> Reply:
         """Generate `reply`. Its text stays in the conversation however it ends."""

@@ -23,6 +23,7 @@ from qwchat.limits import (
     MAX_THREADS,
 )
 from qwchat.settings.constraint_types import ChoiceList, JsonSchema, Regex
+from qwchat.settings.template_variables import TemplateVariables
 from qwchat.settings.value_types import Boolean, Choice, Integer, Number, SettingValue, Text, TextList, ValueType
 
 Scope = Literal["reply", "engine", "display", "session"]
@@ -171,6 +172,14 @@ SETTING_SPECS: tuple[SettingSpec, ...] = (
         JsonSchema(),
         "reply",
         "Reply with JSON that fits this schema (- reads stdin)",
+        none_word="none",
+    ),
+    SettingSpec(
+        "template-var",
+        TemplateVariables(),
+        "reply",
+        "Variable of the chat template, in JSON (repeatable)",
+        (),
         none_word="none",
     ),
     SettingSpec(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from qwchat.errors import UsageError
 from qwchat.messages import Message
 from qwchat.reasoning import CLOSING_TAG, OPENING_TAG, ReasoningStart
-from qwchat.request import Prompt
+from qwchat.request import Prompt, PromptOptions
 from qwchat.text.template import ChatTemplate, encode_chat
 from qwchat.text.tokenizer import Tokenizer
 
@@ -20,7 +20,7 @@ def build_prompt(
     messages: Sequence[Message],
     *,
     continuing: bool = False,
-    thinking: bool = True,
+    options: PromptOptions | None = None,
 ) -> Prompt:
     """Return the prompt of a conversation, up to the start of the assistant's next turn.
 
@@ -29,15 +29,15 @@ def build_prompt(
         template: renders it.
         messages: messages in order.
         continuing: the last message is an unfinished reply, with whose tokens the prompt ends.
-        thinking: False asks the template to leave out thoughts (`enable_thinking`), which some cannot.
+        options: how to render it; those of `PromptOptions` if not given.
 
     Raises:
         TemplateError: the chat template fails on the conversation.
-        UsageError: `continuing` is set and the last message is not a reply.
+        UsageError: `continuing` is set and the last message is not a reply, or a variable is reserved or not JSON.
     """
     unfinished_ids = _unfinished_reply_ids(tokenizer, messages) if continuing else []
-    variables = None if thinking else {"enable_thinking": False}
-    ids = encode_chat(tokenizer, template, messages[:-1] if continuing else messages, variables=variables)
+    earlier = messages[:-1] if continuing else messages
+    ids = encode_chat(tokenizer, template, earlier, variables=(options or PromptOptions()).variables)
     start = reasoning_start(tokenizer, template, ids)
     return Prompt([*ids, *unfinished_ids], len(unfinished_ids), start)
 

@@ -19,7 +19,7 @@ from qwchat.errors import DamagedModelError, NonFiniteLogitsError, PromptTooLong
 from qwchat.events import Done, FinishReason, Prefilled, Stats, TextEvent, TextStep, TokenLogprob
 from qwchat.messages import Message
 from qwchat.reasoning import ReasoningSplitter, ReasoningStart
-from qwchat.request import Prompt, ReplyConstraint, Request, SamplingParams
+from qwchat.request import Prompt, PromptOptions, ReplyConstraint, Request, SamplingParams
 
 CHUNK = 128
 
@@ -154,9 +154,11 @@ class FakeModel:
         self.engine = SimpleNamespace(context=self.context_size, threads=threads or 2, kv=chosen)
         return lost
 
-    def prompt(self, messages: Sequence[Message], *, continuing: bool = False, thinking: bool = True) -> FakePrompt:
+    def prompt(
+        self, messages: Sequence[Message], *, continuing: bool = False, options: PromptOptions | None = None
+    ) -> FakePrompt:
         self.rendered.append([dict(message) for message in messages])
-        start = self.reasoning if thinking or self.reasoning == "open" else "none"
+        start = self.reasoning if options is None or options.thinking or self.reasoning == "open" else "none"
         return FakePrompt(range(self.count(messages)), 0, start, tuple(messages), continuing)
 
     def count(self, messages: Sequence[Message]) -> int:

@@ -23,7 +23,7 @@ from qwchat.chat.view.screen import Screen
 from qwchat.markdown.styles import PLAIN
 from qwchat.messages import Message
 from qwchat.models_folder import embedded_checkpoint
-from qwchat.request import SamplingParams
+from qwchat.request import PromptOptions, SamplingParams
 from qwchat.text import prompts
 from tests.chat.fakes import FakeModel, FakePrompt
 from tests.cli.runs import call
@@ -115,9 +115,11 @@ def test_no_prompt_is_rendered_twice_when_old_turns_are_dropped() -> None:
 class Interrupted(FakeModel):
     """A Ctrl-C while a prompt is rendered."""
 
-    def prompt(self, messages: Sequence[Message], *, continuing: bool = False, thinking: bool = True) -> FakePrompt:
+    def prompt(
+        self, messages: Sequence[Message], *, continuing: bool = False, options: PromptOptions | None = None
+    ) -> FakePrompt:
         signal.raise_signal(signal.SIGINT)
-        return super().prompt(messages, continuing=continuing, thinking=thinking)
+        return super().prompt(messages, continuing=continuing, options=options)
 
 
 def test_a_stop_requested_while_the_prompt_is_rendered_stops_the_reply() -> None:

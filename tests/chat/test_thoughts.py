@@ -22,7 +22,7 @@ from qwchat.events import Done, TextStep
 from qwchat.markdown.styles import PLAIN
 from qwchat.messages import Message
 from qwchat.reasoning import ReasoningStart, ReplyParts
-from qwchat.request import SamplingParams
+from qwchat.request import PromptOptions, SamplingParams
 from tests.chat.fakes import FakeModel, FakePrompt, replying
 
 RAW = {
@@ -136,9 +136,12 @@ def test_prompts_are_rendered_with_the_setting() -> None:
     asked: list[bool] = []
 
     class Recording(FakeModel):
-        def prompt(self, messages: Sequence[Message], *, continuing: bool = False, thinking: bool = True) -> FakePrompt:
-            asked.append(thinking)
-            return super().prompt(messages, continuing=continuing, thinking=thinking)
+        def prompt(
+            self, messages: Sequence[Message], *, continuing: bool = False, options: PromptOptions | None = None
+        ) -> FakePrompt:
+            assert options is not None
+            asked.append(options.thinking)
+            return super().prompt(messages, continuing=continuing, options=options)
 
     session = Session(Recording(["Yes"], reasoning="optional"), ReplySettings(SamplingParams()))
     ask: Callable[[], Done | None] = lambda: answer(session, session.ask("true?"))  # noqa: E731

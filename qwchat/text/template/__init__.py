@@ -18,6 +18,7 @@ from qwchat.errors import ModelError, TemplateError, UsageError
 from qwchat.messages import Message
 from qwchat.reasoning import CLOSING_TAG, OPENING_TAG
 from qwchat.text.template.published import is_published
+from qwchat.text.template.variables import TOKEN_NAMES, json_variables, translate_text
 
 # Keep imports fast: the worker process imports this package as well.
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ CONFIG_NAME = "tokenizer_config.json"
 TEMPLATE_NAME = "chat_template.jinja"
 CONFIG_LIMIT = 4 << 20  # bytes; files that list every added token of a large vocabulary reach 1 MB
 TEXT_KEYS: Final = ("role", "content")
-TOKEN_KEYS = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 CHATML = (
     "{% for message in messages %}"
@@ -69,7 +69,7 @@ class ChatTemplate:
         """
         config_path, template_path = Path(folder) / CONFIG_NAME, Path(folder) / TEMPLATE_NAME
         config = read_json_object(config_path, ModelError, CONFIG_LIMIT) if config_path.exists() else {}
-        tokens = {key: text for key in TOKEN_KEYS if (text := _token_text(config.get(key))) is not None}
+        tokens = {key: text for key in TOKEN_NAMES if (text := _token_text(config.get(key))) is not None}
         if template_path.exists():
             return cls(_read_text(template_path), str(template_path), tokens)
         source = _default_template(config.get("chat_template"), config_path)
@@ -92,16 +92,18 @@ class ChatTemplate:
 
         Raises:
             TemplateError: the template fails, refuses the conversation, or exceeds a limit.
-            UsageError: a message does not have a role and content.
+            UsageError: a message does not have a role and content, or a variable is reserved or not JSON.
         """
+        given_variables = json_variables(variables or {})
         turns = [
             {"role": _text_field(message, "role"), "content": _text_field(message, "content")} for message in messages
         ]
         plain_tools = None if tools is None else json.loads(json.dumps(list(tools)))
-        length = sum(len(turn["role"]) + len(turn["content"]) for turn in turns) + len(json.dumps(plain_tools))
+        length = sum(len(turn["role"]) + len(turn["content"]) for turn in turns)
+        length += len(json.dumps([plain_tools, given_variables]))
         given = {"messages": turns, "tools": plain_tools, "documents": None}
         text = self._template.render(
-            {**self._tokens, **(variables or {}), **given, "add_generation_prompt": add_generation_prompt}, length
+            {**self._tokens, **given_variables, **given, "add_generation_prompt": add_generation_prompt}, length
         )
         if not text and turns and add_generation_prompt:
             raise TemplateError(
@@ -136,17 +138,19 @@ def encode_chat(
 ) -> list[int]:
     """Return the token ids of a conversation. `variables` are those of `ChatTemplate.render`.
 
-    Control tokens from the template become their ids. The same characters in a role or content stay text. If no message
-    contains them, the ids equal those of the rendered text as a whole. A message of the assistant with `token_ids` is
-    inserted as these ids, so that the prompt begins with the tokens that the KV cache already holds. If the template
-    knows `</think>`, it gets the text of a reply with a thought instead, from which it can cut the thought.
+    Control tokens from the template become their ids. The same characters in a role, content or variable stay text. If
+    no message contains them, the ids equal those of the rendered text as a whole. A message of the assistant with
+    `token_ids` is inserted as these ids, so that the prompt begins with the tokens that the KV cache already holds. If
+    the template knows `</think>`, it gets the text of a reply with a thought instead, so that it can cut the thought.
 
     Raises:
         TemplateError: the template fails, refuses the conversation, or exceeds a limit.
         UsageError: a message does not have a role and content, contains a lone surrogate, or has ids of another
-            vocabulary.
+            vocabulary; or a variable is reserved or not JSON.
     """
-    private = _private_characters(messages)
+    variables = json_variables(variables or {})
+    variable_text = json.dumps(variables, ensure_ascii=False)
+    private = _private_characters(messages, variable_text)
     known_ids: dict[str, Sequence[int]] = {}
     cuts, closing_id = CLOSING_TAG in template.source, tokenizer.special_ids.get(CLOSING_TAG)
     turns = [
@@ -161,15 +165,16 @@ def encode_chat(
         known_ids, turns = {}, list(messages)
         plain = template.render(turns, add_generation_prompt, variables=variables)
     hidden = {character: next(private) for character in sorted(tokenizer.control_characters)}
-    if not any(character in turn[key] for turn in turns for key in TEXT_KEYS for character in hidden):
+    untrusted = [variable_text, *(turn[key] for turn in turns for key in TEXT_KEYS)]
+    if not any(character in text for text in untrusted for character in hidden):
         return tokenizer.encode_prompt(_split_at_control_tokens(plain, tokenizer, known_ids, {}))
-    # With the control characters hidden in the contents, no part of a control token can come from there.
+    # With the control characters hidden in contents and variables, no part of a control token can come from there.
     table = str.maketrans(hidden)
     masked_turns = [
         Message(role=turn["role"].translate(table), content=_mask_content(turn, table, keep_tags=cuts))
         for turn in turns
     ]
-    masked = template.render(masked_turns, add_generation_prompt, variables=variables)
+    masked = template.render(masked_turns, add_generation_prompt, variables=translate_text(variables, table))
     restored = str.maketrans({mark: character for character, mark in hidden.items()})
     control = tokenizer.control_pattern
     if masked.translate(restored) != plain and control.findall(masked) == control.findall(plain):
@@ -194,9 +199,9 @@ def _mask_content(message: Message, table: Mapping[int, str], *, keep_tags: bool
     return f"{before}{opening}{thought.translate(table)}{tag}{answer.translate(table)}"
 
 
-def _private_characters(messages: Iterable[Message]) -> Iterator[str]:
-    """Yield private-use characters of plane 15 that do not occur in any message."""
-    used = set().union(*(_text_field(message, key) for message in messages for key in TEXT_KEYS))
+def _private_characters(messages: Iterable[Message], others: str) -> Iterator[str]:
+    """Yield private-use characters of plane 15 that do not occur in any message or in `others`."""
+    used = set(others).union(*(_text_field(message, key) for message in messages for key in TEXT_KEYS))
     return _unused_characters(used)
 
 
