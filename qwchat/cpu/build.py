@@ -6,10 +6,10 @@ from quant.wording import Argument, ArgumentMessage
 from qwchat.cpu.decoder import CpuDecoder
 from qwchat.cpu.kernels.records import KV_KINDS
 from qwchat.cpu.kernels.thread_counts import default_threads
-from qwchat.cpu.weights import TensorSource
 from qwchat.errors import UsageError
 from qwchat.limits import MAX_THREADS
 from qwchat.model.context_limits import choose_context
+from qwchat.model.tensor_source import TensorSource
 
 
 def build_decoder(

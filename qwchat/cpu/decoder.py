@@ -16,12 +16,14 @@ from qwchat.cpu.compiled_forward import load_entry_points
 from qwchat.cpu.kernels.records import SPLIT_ATTENTION_TOKENS, SPLIT_POSITIONS
 from qwchat.cpu.kernels.thread_counts import DecodeThreadTuner
 from qwchat.cpu.kernels.thread_team import ThreadTeam
-from qwchat.cpu.kv_cache import KVCache, choose_kv_kind, key_offsets
+from qwchat.cpu.kv_cache import KVCache, choose_kv_kind
 from qwchat.cpu.layer_records import LAYER
-from qwchat.cpu.weights import TensorSource, Weights
+from qwchat.cpu.weights import Weights
 from qwchat.cpu.workspace import CHUNK, LogitsBuffer, Workspace
 from qwchat.errors import ModelError, NotEnoughMemoryError
 from qwchat.model.decoder import Cache, CancelCheck, PassCancelled
+from qwchat.model.key_offsets import key_offsets
+from qwchat.model.tensor_source import TensorSource
 
 _CANCELLABLE_SECONDS = 0.05  # Passes that take this long can be cancelled, which costs about 0.1 ms.
 

@@ -3,38 +3,22 @@
 from __future__ import annotations
 
 from functools import cached_property
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quant.families import Shapes, expected_tensors
 from quant.formats import PackedTensor
-from quant.model_config import ModelConfig
 from qwchat.cpu.kernels.format_kinds import IDS, INTEGER_FORMATS
 from qwchat.cpu.kernels.records import BLOCK, MATRIX
 from qwchat.errors import ModelError
+from qwchat.model.tensor_source import TensorSource
 
 _PROJECTIONS = {
     "self_attn": ("q_proj", "k_proj", "v_proj", "o_proj"),
     "mlp": ("gate_proj", "up_proj", "down_proj"),
 }
-
-
-class TensorSource(Protocol):
-    """Source of a model's config and packed tensors; outside of tests a `quant.container.ModelFolder`."""
-
-    @property
-    def path(self) -> Path:
-        """Path that error messages name."""
-
-    @property
-    def config(self) -> ModelConfig:
-        """The model's shapes."""
-
-    def tensor(self, name: str) -> PackedTensor:
-        """Return the tensor `name`."""
 
 
 class Weights:

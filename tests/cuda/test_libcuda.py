@@ -133,9 +133,7 @@ def test_a_busy_stream_is_not_an_error(stub: Stub) -> None:
 def test_refused_ptx_shows_the_first_line_of_the_log(stub: Stub) -> None:
     stub.fail(218)
     try:
-        with pytest.raises(
-            GpuError, match=r"\(CUDA error 218 in cuModuleLoadDataEx, ptxas fatal   : no entry\)"
-        ):
+        with pytest.raises(GpuError, match=r"\(CUDA error 218 in cuModuleLoadDataEx, ptxas fatal   : no entry\)"):
             stub.driver.load_module("x")
     finally:
         stub.fail(0)

@@ -8,10 +8,10 @@ from dataclasses import fields
 from typing import Any
 
 from qwchat.cpu.build import build_decoder
-from qwchat.cpu.weights import TensorSource
 from qwchat.events import EngineEvent
 from qwchat.generation.cached_context import CachedContext
 from qwchat.generation.engine import Engine
+from qwchat.model.tensor_source import TensorSource
 from qwchat.request import Request, SamplingParams
 
 _FIELDS = frozenset(field.name for field in fields(Request))
