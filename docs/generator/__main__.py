@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from docs.generator import chat_commands, cli, exit_codes, formats, json_output, settings
+from docs.generator import chat_commands, cli, estimates, exit_codes, formats, json_output, settings
 
 FOLDER = Path(__file__).resolve().parent.parent
 PAGES: dict[str, Callable[[], str]] = {
@@ -17,7 +17,8 @@ PAGES: dict[str, Callable[[], str]] = {
     "reference/exit-codes.md": exit_codes.page,
     "reference/json.md": json_output.page,
     "reference/formats.md": formats.page,
-    "includes/which-model.md": formats.which_model,
+    "includes/which-model.md": estimates.which_model,
+    "includes/calculator.md": estimates.calculator,
 }
 
 

@@ -39,11 +39,6 @@ SHAPES: dict[str, _Shape] = {
 }
 
 
-_MACHINES = {"8 GB": 8e9, "16 GB": 16e9, "32 GB": 32e9}
-_SHARE = 0.65
-"""Share of the machine's memory for weights and KV cache; the rest is for the system, other programs and buffers."""
-
-
 def config_of(shape: _Shape) -> ModelConfig:
     """Return the configuration of a published model."""
     hidden, inner, layers, heads, kv_heads, vocabulary, tied = shape
@@ -157,20 +152,3 @@ def page() -> str:
         _CACHE,
         table(["Model", f"{DEFAULT_CONTEXT:,} tokens", "32,768 tokens"], _cache_rows()),
     )
-
-
-def _largest(memory: float, preset: str) -> str:
-    """Return the largest model that fits a machine in a preset, with the bytes of its weights and KV cache."""
-    sizes = {}
-    for name, shape in SHAPES.items():
-        config = config_of(shape)
-        sizes[name] = weights(config, preset)[0] + cache_bytes(config, DEFAULT_CONTEXT)[0]
-    name, size = max(((n, s) for n, s in sizes.items() if s <= _SHARE * memory), key=lambda pair: pair[1])
-    return f"{name} ({size / 1e9:.1f} GB)"
-
-
-def which_model() -> str:
-    """Return the table of machines, which README and the guide show."""
-    presets = ("q4", "q8")
-    rows = [(machine, *(_largest(memory, preset) for preset in presets)) for machine, memory in _MACHINES.items()]
-    return table(["Memory", *(f"largest at {code(preset)}" for preset in presets)], rows) + "\n"

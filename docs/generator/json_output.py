@@ -76,7 +76,7 @@ OTHERS = {
         "path", "preset", "dry_run", "bytes_in", "bytes_out", "bits_per_weight", "seconds", "notices", "tensors",
     ),
     "pull": ("context", "machine_memory", "models"),
-    "estimate": ("name", "machine_memory", "estimates"),
+    "estimate": ("name", "machine_memory", "machine_bandwidth", "estimates"),
     "bench": ("model", "threads", "simd", "rounds", "depth", "speculate", "prefill", "decode"),
     "doctor": ("ok", "checks"),
     "sessions list": ("folder", "sessions"),

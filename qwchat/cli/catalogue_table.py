@@ -63,5 +63,7 @@ def write_catalogue(streams: Streams, *, as_json: bool) -> None:
 
 def _best_fit(needs: dict[str, int], memory: int | None) -> str:
     """Return the largest preset that leaves a tenth of the machine's memory to other programs; "" if none does."""
-    fitting = [preset for preset, needed in needs.items() if memory is not None and needed <= 0.9 * memory]
+    from qwchat.store.memory_estimate import fit
+
+    fitting = [preset for preset, needed in needs.items() if memory is not None and fit(needed, memory) == "yes"]
     return fitting[-1] if fitting else ""

@@ -33,6 +33,14 @@ def catalogue(incomplete: str) -> list[tuple[str, str]]:
     return _matching(incomplete, lambda: [(entry.name, entry.repository) for entry in entries()])
 
 
+def cards(incomplete: str) -> list[tuple[str, str]]:
+    """Return the common cards for the shell."""
+    from quant.units import data_size
+    from qwchat.store.cards import common_cards
+
+    return _matching(incomplete, lambda: [(card.name, data_size(card.memory)) for card in common_cards()])
+
+
 def sessions(incomplete: str) -> list[tuple[str, str]]:
     """Return saved sessions, by name or id, for the shell."""
     from qwchat.conversation.session_store import SessionStore

@@ -65,6 +65,13 @@ def measure_bandwidth(threads: int) -> float:
     return float(read_bandwidth(threads))
 
 
+def measure_quick_bandwidth(threads: int) -> float | None:
+    """Return the bytes per second that `threads` threads read from memory, measured in 0.1 s; None if unknown."""
+    from qwchat.cpu.bandwidth import quick_read_bandwidth
+
+    return quick_read_bandwidth(threads)
+
+
 def measure_int8_peak(threads: int) -> float:
     """Return the int8 operations per second of `threads` threads; a multiply-add counts as two."""
     from qwchat.cpu.kernels.probe import int8_peak
@@ -89,5 +96,6 @@ class Dependencies:
     kernel_compile_cost: Callable[[], float] = kernel_compile_cost
     compile: Callable[[Callable[[str, float], None], Callable[[], object]], None] = compile_kernels
     bandwidth: Callable[[int], float] = measure_bandwidth
+    quick_bandwidth: Callable[[int], float | None] = measure_quick_bandwidth
     int8_peak: Callable[[int], float] = measure_int8_peak
     simd: Callable[[], str] = simd_level

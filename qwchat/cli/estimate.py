@@ -1,41 +1,29 @@
-"""`qwchat estimate`: memory of a model by preset and context window, before it is pulled or converted."""
+"""`qwchat estimate`: memory and speed of a model by preset and context window, before it is pulled or converted."""
 
 from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quant.presets import PRESETS
-from quant.units import data_size
 from qwchat import models_folder
 from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.ensure_model import requested_model
+from qwchat.cli.estimate_output import Estimated, MachineLimits, as_data, write_tables
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.json_output import json_line
 from qwchat.cli.options import EstimateOptions
 from qwchat.cli.streams import Streams
-from qwchat.cli.tables import Column, TableWriter
+from qwchat.cli.tables import TableWriter
 from qwchat.errors import UsageError
 
 if TYPE_CHECKING:
     from quant.model_config import ModelConfig
     from qwchat.model.gpu_memory import Tensors
-    from qwchat.store.memory_estimate import MemoryEstimate
-
-_COLUMNS = (
-    Column("preset", style="bold"),
-    Column("context", right=True),
-    Column("KV", drop=2),
-    Column("weights", right=True, drop=3),
-    Column("KV cache", right=True, drop=4),
-    Column("work space", right=True, drop=1),
-    Column("total", right=True),
-    Column("fits", styles={"no": "red", "yes": "green"}),
-)
 
 
 @dataclass(frozen=True)
@@ -49,31 +37,46 @@ class _Subject:
 
 
 def run(options: EstimateOptions, dependencies: Dependencies) -> int:
-    """Write a table of preset and context window, or one JSON object."""
+    """Write tables of presets and context windows, or one JSON object."""
     from qwchat.cpu.kernels.thread_counts import default_threads
     from qwchat.cpu.memory import total_memory
-    from qwchat.model.context_limits import context_limit
-    from qwchat.store.memory_estimate import contexts, estimate, planned_tensors
+    from qwchat.store.cards import common_cards, find_card
 
     streams = Streams()
+    card = None if options.gpu is None else find_card(options.gpu)
     subject = _find(requested_model(options.model))
-    asked = _contexts(options.ctx or (), context_limit(subject.config), subject.name)
-    presets = [subject.preset] if subject.preset else [options.preset] if options.preset else list(PRESETS)
     threads = options.threads or default_threads()
-    rows = [
-        (preset, estimate(subject.config, tensors, context, options.kv or "auto", threads))
-        for preset in presets
-        for tensors in [subject.tensors or planned_tensors(subject.config, preset)]
-        for context in contexts(subject.config, asked)
-    ]
-    memory = total_memory()
+    estimates = list(_estimates(subject, options, threads))
+    machine = MachineLimits(total_memory(), dependencies.quick_bandwidth(threads))
     if options.json:
-        data = {"name": subject.name, "machine_memory": memory, "estimates": [_as_data(*row) for row in rows]}
+        cards = common_cards() if card is None else [card]
+        data = {
+            "name": subject.name,
+            "machine_memory": machine.memory,
+            "machine_bandwidth": machine.bandwidth,
+            "estimates": [as_data(each, machine, cards) for each in estimates],
+        }
         streams.write(json_line(data) + "\n")
     else:
-        tables = TableWriter(streams)
-        tables.write(tables.table(_COLUMNS, [_as_row(*row, memory) for row in rows]))
+        write_tables(TableWriter(streams), estimates, machine, card)
+        streams.screen.hint("tok/s is the most that memory bandwidth allows, at the end of the context window")
     return ExitCode.OK
+
+
+def _estimates(subject: _Subject, options: EstimateOptions, threads: int) -> Iterator[Estimated]:
+    """Yield an estimate for each preset and context window. Raises UsageError and ArgumentError."""
+    from qwchat.model.context_limits import context_limit
+    from qwchat.store.gpu_estimate import GpuEstimate
+    from qwchat.store.memory_estimate import contexts, estimate, planned_tensors
+
+    config, kv = subject.config, options.kv or "auto"
+    asked = _contexts(options.ctx or (), context_limit(config), subject.name)
+    presets = [subject.preset] if subject.preset else [options.preset] if options.preset else list(PRESETS)
+    for preset in presets:
+        tensors = subject.tensors or planned_tensors(config, preset)
+        for context in contexts(config, asked):
+            cpu = estimate(config, tensors, context, kv, threads)
+            yield Estimated(preset, config.num_layers, cpu, GpuEstimate(config, tensors, cpu, kv))
 
 
 def _contexts(texts: Sequence[str], longest: int, name: str) -> list[int]:
@@ -121,28 +124,3 @@ def _on_hub(name: str) -> _Subject:
     with tempfile.TemporaryDirectory() as folder:
         read_small(repository, repository.files["config.json"], Path(folder))
         return _Subject(repository.name, read_config(folder))
-
-
-def _as_row(preset: str, row: MemoryEstimate, memory: int | None) -> tuple[str, ...]:
-    return (
-        preset,
-        f"{row.context:,}",
-        row.kv,
-        data_size(row.weights),
-        data_size(row.cache),
-        data_size(row.workspace),
-        data_size(row.total),
-        "" if memory is None else "yes" if row.total <= memory else "no",
-    )
-
-
-def _as_data(preset: str, row: MemoryEstimate) -> dict[str, object]:
-    return {
-        "preset": preset,
-        "context": row.context,
-        "kv": row.kv,
-        "weights": row.weights,
-        "cache": row.cache,
-        "work_space": row.workspace,
-        "total": row.total,
-    }

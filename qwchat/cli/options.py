@@ -278,6 +278,12 @@ class EstimateOptions:
         ),
     ] = None
     kv: Kv = None
+    gpu: Annotated[
+        str | None,
+        typer.Option(
+            "--gpu", metavar="NAME", help="Only this card (default: common ones)", autocompletion=completion.cards
+        ),
+    ] = None
     threads: Threads = None
     json: Json = False
     debug: Debug = False

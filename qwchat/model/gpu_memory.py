@@ -131,9 +131,9 @@ class DevicePart:
         return cls(range(config.num_layers), embedding=True, head=True)
 
     @classmethod
-    def first(cls, count: int) -> DevicePart:
-        """Return the first `count` layers; the rest, the embedding and the head run on the CPU."""
-        return cls(range(count), embedding=False, head=False)
+    def last(cls, config: ModelConfig, count: int) -> DevicePart:
+        """Return the last `count` layers and the head; the embedding and the other layers run on the CPU."""
+        return cls(range(config.num_layers - count, config.num_layers), embedding=False, head=True)
 
 
 @dataclass(frozen=True)
@@ -216,29 +216,41 @@ class PartSizes:
         self._config, self._tensors, self._context, self._kind = config, tensors, context, kind
 
     @cached_property
-    def totals(self) -> tuple[int, ...]:
-        """Bytes of the card's memory for the first 0, 1, ... layers."""
-        config, weights = self._config, [0] * self._config.num_layers
+    def layer_weights(self) -> tuple[int, ...]:
+        """Bytes of the weights of each layer."""
+        weights = [0] * self._config.num_layers
         for tensor in self.whole.weight_arrays:
-            if (layer := family_of(config).layer_of(tensor.name)) is not None:
+            if (layer := family_of(self._config).layer_of(tensor.name)) is not None:
                 weights[layer] += tensor.allocated
-        cache = self.whole.cache // config.num_layers
-        spaces = [
-            _allocated(_workspace_arrays(config, self._context, DevicePart.first(n))) for n in range(len(weights) + 1)
-        ]
+        return tuple(weights)
+
+    @cached_property
+    def head_weights(self) -> int:
+        """Bytes of the final norm and of the output head."""
+        return self.memory(DevicePart.last(self._config, 0)).weights
+
+    @cached_property
+    def totals(self) -> tuple[int, ...]:
+        """Bytes of the card's memory for the head and the last 0, 1, ... layers."""
+        layers = self._config.num_layers
+        parts = [DevicePart.last(self._config, count) for count in range(layers + 1)]
+        weights = accumulate(reversed(self.layer_weights), initial=self.head_weights)
         return tuple(
-            CONTEXT_BYTES + space + count * cache + taken
-            for count, (space, taken) in enumerate(zip(spaces, accumulate(weights, initial=0), strict=True))
+            taken
+            + self.whole.cache * len(part.layers) // layers
+            + _allocated(_workspace_arrays(self._config, self._context, part))
+            + CONTEXT_BYTES
+            for part, taken in zip(parts, weights, strict=True)
         )
 
     def largest(self, memory: int) -> DevicePart:
-        """Return the largest part that fits `memory` bytes of a card: the whole model, or its first layers.
+        """Return the largest part that fits `memory` bytes of a card: the whole, or the last layers with the head.
 
         It has no layers if not a single one fits.
         """
         if self.whole.total <= memory:
             return self.whole.part
-        return DevicePart.first(max(0, bisect_right(self.totals, memory) - 1))
+        return DevicePart.last(self._config, max(0, bisect_right(self.totals, memory) - 1))
 
     def memory(self, part: DevicePart) -> GpuMemory:
         """Return the arrays of a part."""

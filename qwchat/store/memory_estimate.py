@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal
 
 from quant.container import align
 from quant.families import expected_tensors, family_of
@@ -17,8 +18,12 @@ from qwchat.cpu.kv_cache import cache_bytes, choose_kv_kind
 from qwchat.cpu.workspace import workspace_bytes
 from qwchat.model.gpu_memory import TensorLayout, Tensors
 
-PROGRAM_BYTES = 100 << 20
-"""Python, its libraries, the tokenizer and compiled code; 92 to 108 MiB measured with the vocabulary of Qwen2."""
+PROGRAM_BYTES = 99_000_000
+"""Python, its libraries and compiled code, measured by `benchmarks.memory_estimates`."""
+TOKENIZER_BYTES = 75
+"""Memory of the tokenizer for each token of the vocabulary, measured there too."""
+FITTING_SHARE = 0.9
+"""Share of a machine's memory that a model may take."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,7 @@ class MemoryEstimate:
         weights: mapped from the model folder.
         cache: keys and values of all layers.
         workspace: buffers for a pass, and logits.
+        program: Python, its libraries, compiled code and the tokenizer.
         weights_per_token: bytes of the weights that are read for each token of a reply.
     """
 
@@ -39,12 +45,13 @@ class MemoryEstimate:
     weights: int
     cache: int
     workspace: int
+    program: int
     weights_per_token: int
 
     @property
     def anonymous(self) -> int:
         """Memory besides the mapped weights, which the system cannot drop: cache, work space and the program."""
-        return self.cache + self.workspace + PROGRAM_BYTES
+        return self.cache + self.workspace + self.program
 
     @property
     def total(self) -> int:
@@ -75,6 +82,7 @@ def estimate(config: ModelConfig, tensors: Tensors, context: int, kv: str = "aut
         weights_bytes(tensors),
         cache_bytes(config, context, kind, config.num_layers),
         workspace_bytes(config, capacity, threads),
+        PROGRAM_BYTES + TOKENIZER_BYTES * config.vocab_size,
         weights_per_token(config, tensors),
     )
 
@@ -105,6 +113,11 @@ def weights_per_token(config: ModelConfig, tensors: Tensors) -> int:
 
 def _stored_bytes(tensor: TensorLayout) -> int:
     return sum(align(dtype.itemsize * math.prod(shape)) for dtype, shape in tensor.layout.values())
+
+
+def fit(total: int, memory: int) -> Literal["yes", "tight", "no"]:
+    """Return whether `total` bytes fit a machine: "tight" leaves less than a tenth to the system and other programs."""
+    return "yes" if total <= FITTING_SHARE * memory else "tight" if total <= memory else "no"
 
 
 def contexts(config: ModelConfig, asked: Sequence[int]) -> list[int]:

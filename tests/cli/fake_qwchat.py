@@ -33,7 +33,13 @@ def dependencies() -> Dependencies:
             script["context_size"] = context
         return FakeModel(**script)
 
-    return Dependencies(load=load, compiled=lambda: True, bandwidth=lambda threads: 1e9, int8_peak=lambda threads: 1e12)
+    return Dependencies(
+        load=load,
+        compiled=lambda: True,
+        bandwidth=lambda threads: 1e9,
+        quick_bandwidth=lambda threads: 30e9,
+        int8_peak=lambda threads: 1e12,
+    )
 
 
 def start() -> None:

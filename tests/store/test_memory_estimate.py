@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from quant.container import open_model
@@ -10,7 +9,6 @@ from quant.families import parameter_count
 from qwchat.cpu.build import build_decoder
 from qwchat.store.catalogue import entries, find_entry, resolve_repository
 from qwchat.store.memory_estimate import estimate, planned_tensors
-from tests.cli.runs import call
 from tests.quant.checkpoints import make_checkpoint
 from tests.quant.converting import run as convert
 
@@ -45,15 +43,3 @@ def test_names() -> None:
     assert resolve_repository("QWEN2.5:7B") == ("Qwen/Qwen2.5-7B-Instruct", "main", "qwen2.5-7b")
     assert resolve_repository("owner/Model@v1") == ("owner/Model", "v1", "Model")
     assert find_entry("qwen2.5:8b") is None
-
-
-def test_the_command(tmp_path: Path) -> None:
-    source = make_checkpoint(tmp_path / "source")
-    for name in ("qwen2.5:7b", str(source), str(source / "config.json")):
-        result = call("estimate", name, "--json", "--preset", "q4", "--ctx", "256", models=tmp_path / "models")
-        (row,) = json.loads(result.stdout)["estimates"]
-        assert (row["preset"], row["context"]) == ("q4", 256)
-        assert row["total"] > row["weights"] + row["cache"] + row["work_space"] > 0
-    result = call("estimate", "qwen2.5:7b", "--ctx", "40000", models=tmp_path / "models")
-    assert result.returncode == 2
-    assert b"--ctx must be from 1 to 32,768 for qwen2.5:7b, not 40000" in result.stderr

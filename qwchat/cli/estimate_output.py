@@ -1,0 +1,187 @@
+"""Estimates as tables, on the CPU, on a GPU and on common cards, and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from quant.presets import DEFAULT_PRESET
+from quant.units import data_size
+from qwchat.cli.tables import Column, TableWriter
+
+if TYPE_CHECKING:
+    from qwchat.store.cards import Card
+    from qwchat.store.gpu_estimate import GpuEstimate, Offload
+    from qwchat.store.memory_estimate import MemoryEstimate
+
+_SIZES = (
+    Column("preset", style="bold"),
+    Column("context", right=True),
+    Column("KV", drop=2),
+    Column("weights", right=True, drop=3),
+    Column("KV cache", right=True, drop=4),
+    Column("work space", right=True, drop=1),
+    Column("total", right=True),
+)
+_SPEED = Column("tok/s", right=True, drop=5)
+_CPU_COLUMNS = (*_SIZES, Column("fits", styles={"no": "red", "tight": "yellow", "yes": "green"}), _SPEED)
+_GPU_COLUMNS = (*_SIZES, Column("smallest card", wrap=10), _SPEED)
+_CARD_COLUMNS = (*_SIZES, Column("layers", styles={"all": "green", "none": "red"}), _SPEED)
+_COMMON_COLUMNS = (
+    Column("card", wrap=12, style="bold"),
+    Column("memory", right=True, drop=1),
+    Column("layers", styles={"all": "green", "none": "red"}),
+    Column("tok/s", right=True),
+)
+
+
+@dataclass(frozen=True)
+class MachineLimits:
+    """Memory of a machine in bytes, and the bytes per second that its threads read; None where it is unknown."""
+
+    memory: int | None
+    bandwidth: float | None
+
+
+@dataclass(frozen=True)
+class Estimated:
+    """Estimates of one preset and context window, on the CPU and on a GPU."""
+
+    preset: str
+    layers: int
+    cpu: MemoryEstimate
+    gpu: GpuEstimate
+
+    def tokens_per_second(self, machine: MachineLimits) -> float | None:
+        """Return the most that the memory bandwidth allows on the CPU; None if that is unknown."""
+        return None if machine.bandwidth is None else machine.bandwidth / self.cpu.bytes_per_token
+
+
+def write_tables(
+    tables: TableWriter, estimates: Sequence[Estimated], machine: MachineLimits, card: Card | None
+) -> None:
+    """Write the tables. With a card, its own take the place of those of common cards."""
+    from qwchat.model.gpu_memory import CONTEXT_BYTES
+
+    facts = [f"{data_size(machine.memory)} of memory"] if machine.memory is not None else []
+    facts += [f"{data_size(machine.bandwidth)}/s"] if machine.bandwidth is not None else []
+    parts = [
+        tables.paragraph(f"On the CPU{' with ' if facts else ''}{', '.join(facts)}:"),
+        tables.table(_CPU_COLUMNS, [_cpu_row(each, machine) for each in estimates]),
+    ]
+    driver = f"about {data_size(CONTEXT_BYTES)} for its driver"
+    if card is None:
+        shown = _shown_on_common_cards(estimates)
+        parts += [
+            tables.paragraph(f"On a GPU, with {driver}:"),
+            tables.table(_GPU_COLUMNS, [_gpu_row(each, machine) for each in estimates]),
+            tables.paragraph(f"On common cards, {shown.preset} with {shown.cpu.context:,} tokens:"),
+            tables.table(_COMMON_COLUMNS, list(_common_rows(shown, machine))),
+        ]
+    else:
+        speed = "" if card.bandwidth is None else f", {data_size(card.bandwidth)}/s"
+        parts += [
+            tables.paragraph(f"On {card.name} with {data_size(card.memory)} of memory{speed}, {driver}:"),
+            tables.table(_CARD_COLUMNS, [_card_row(each, card, machine) for each in estimates]),
+        ]
+    tables.write(*parts)
+
+
+def as_data(estimate: Estimated, machine: MachineLimits, cards: Sequence[Card]) -> dict[str, object]:
+    """Return one estimate for JSON, with what each card holds."""
+    cpu, gpu = estimate.cpu, estimate.gpu
+    return {
+        "preset": estimate.preset,
+        "context": cpu.context,
+        "kv": cpu.kv,
+        "weights": cpu.weights,
+        "cache": cpu.cache,
+        "work_space": cpu.workspace,
+        "total": cpu.total,
+        "fits": _fit(cpu.total, machine),
+        "bytes_per_token": cpu.bytes_per_token,
+        "tokens_per_second": _rounded(estimate.tokens_per_second(machine)),
+        "gpu": {
+            "kv": gpu.kv,
+            "weights": gpu.memory.weights,
+            "cache": gpu.memory.cache,
+            "work_space": gpu.memory.workspace,
+            "total": gpu.memory.total,
+            "bytes_per_token": gpu.bytes_per_token,
+            "cards": [_offload_data(gpu.offload(card, machine.bandwidth), estimate.layers) for card in cards],
+        },
+    }
+
+
+def _offload_data(offload: Offload, layers: int) -> dict[str, object]:
+    return {
+        "name": offload.card.name,
+        "memory": offload.card.memory,
+        "bandwidth": offload.card.bandwidth,
+        "layers": offload.layers,
+        "of_layers": layers,
+        "whole": offload.whole,
+        "tokens_per_second": _rounded(offload.tokens_per_second),
+    }
+
+
+def _cpu_row(estimate: Estimated, machine: MachineLimits) -> tuple[str, ...]:
+    cpu = estimate.cpu
+    sizes = (cpu.kv, *map(data_size, (cpu.weights, cpu.cache, cpu.workspace, cpu.total)))
+    speed = _speed(estimate.tokens_per_second(machine))
+    return estimate.preset, f"{cpu.context:,}", *sizes, _fit(cpu.total, machine) or "", speed
+
+
+def _gpu_sizes(estimate: Estimated) -> tuple[str, ...]:
+    memory = estimate.gpu.memory
+    sizes = map(data_size, (memory.weights, memory.cache, memory.workspace, memory.total))
+    return estimate.preset, f"{estimate.cpu.context:,}", estimate.gpu.kv, *sizes
+
+
+def _gpu_row(estimate: Estimated, machine: MachineLimits) -> tuple[str, ...]:
+    from qwchat.store.cards import common_cards
+
+    card = estimate.gpu.smallest(common_cards())
+    if card is None:
+        return *_gpu_sizes(estimate), "none", ""
+    return *_gpu_sizes(estimate), card.name, _speed(estimate.gpu.offload(card, machine.bandwidth).tokens_per_second)
+
+
+def _card_row(estimate: Estimated, card: Card, machine: MachineLimits) -> tuple[str, ...]:
+    offload = estimate.gpu.offload(card, machine.bandwidth)
+    return *_gpu_sizes(estimate), _layers(offload, estimate.layers), _speed(offload.tokens_per_second)
+
+
+def _shown_on_common_cards(estimates: Sequence[Estimated]) -> Estimated:
+    """Return the estimate of the default preset, or the first one."""
+    return next((each for each in estimates if each.preset == DEFAULT_PRESET), estimates[0])
+
+
+def _common_rows(estimate: Estimated, machine: MachineLimits) -> Iterator[tuple[str, ...]]:
+    from qwchat.store.cards import common_cards
+
+    for card in common_cards():
+        offload = estimate.gpu.offload(card, machine.bandwidth)
+        speed = _speed(offload.tokens_per_second)
+        yield card.name, data_size(card.memory), _layers(offload, estimate.layers), speed
+
+
+def _layers(offload: Offload, layers: int) -> str:
+    if offload.whole:
+        return "all"
+    return f"{offload.layers} of {layers}" if offload.layers else "none"
+
+
+def _fit(total: int, machine: MachineLimits) -> str | None:
+    from qwchat.store.memory_estimate import fit
+
+    return None if machine.memory is None else fit(total, machine.memory)
+
+
+def _speed(rate: float | None) -> str:
+    return "" if rate is None else f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}"
+
+
+def _rounded(rate: float | None) -> float | None:
+    return None if rate is None else round(rate, 2)

@@ -1,0 +1,139 @@
+"""`qwchat estimate`: its tables on terminals of several widths, in a pipe, as JSON, and its errors."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from wcwidth import wcswidth
+
+from qwchat.chat.view.tail import TerminalSize
+from qwchat.cli.app import run_app
+from tests.chat.pty import without_styles
+from tests.cli.fake_qwchat import dependencies
+from tests.cli.runs import call
+from tests.quant.checkpoints import make_checkpoint
+from tests.quant.converting import run as convert
+
+CPU = """\
+On the CPU with 16.0 GB of memory, 30.0 GB/s:
+
+preset  context  KV   weights  KV cache  work space   total  fits  tok/s
+q4        1,024  f32   4.5 GB    117 MB     30.0 MB  4.8 GB  yes     6.9
+q4       32,768  q8    4.5 GB    998 MB     54.3 MB  5.7 GB  yes     5.7
+"""
+CARD = """\
+On RTX 3050 6GB with 6.3 GB of memory, 168 GB/s, about 419 MB for its driver:
+
+preset  context  KV   weights  KV cache  work space   total  layers  tok/s
+q4        1,024  f16   4.5 GB   58.7 MB      241 MB  5.3 GB  all      39.0
+q4       32,768  q8    4.5 GB    998 MB      257 MB  6.2 GB  all      32.0
+"""
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make this machine one of 16 GB and two threads."""
+    monkeypatch.setattr("qwchat.cpu.memory.total_memory", lambda: 16_000_000_000)
+    monkeypatch.setattr("qwchat.cpu.kernels.thread_counts.default_threads", lambda: 2)
+
+
+def output(models: Path, *arguments: str) -> str:
+    result = call("estimate", *arguments, models=models)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.decode()
+
+
+def test_tables_in_a_pipe(tmp_path: Path) -> None:
+    arguments = ("qwen2.5:7b", "--preset", "q4", "--ctx", "1024", "--ctx", "32768", "--gpu", "3050")
+    assert output(tmp_path, *arguments) == CPU + "\n" + CARD
+
+
+def test_common_cards(tmp_path: Path) -> None:
+    text = output(tmp_path, "qwen2.5:14b", "--ctx", "4096")
+    cpu, gpu, cards = (part.split("\n\n")[1] for part in text.split("On ")[1:])
+    assert len(cpu.splitlines()) == len(gpu.splitlines()) == 7
+    lines = {line.split("  ")[0]: line.split() for line in cards.splitlines()}
+    assert lines["RTX 4090"][-2] == lines["RTX 3060"][-2] == "all"
+    assert lines["RTX 3060 Ti"][-4:-1] == ["43", "of", "48"]
+    fits = {line.split()[0]: line.split()[-2] for line in cpu.splitlines()}
+    assert (fits["q4"], fits["q8"], fits["dense"]) == ("yes", "tight", "no")
+
+
+def test_json(tmp_path: Path) -> None:
+    data = json.loads(output(tmp_path, "qwen2.5:7b", "--preset", "q4", "--ctx", "4096", "--json"))
+    (estimate,) = data["estimates"]
+    assert (data["machine_memory"], data["machine_bandwidth"]) == (16_000_000_000, 30e9)
+    assert estimate["fits"] == "yes"
+    assert estimate["tokens_per_second"] == pytest.approx(30e9 / estimate["bytes_per_token"], abs=0.01)
+    gpu = estimate["gpu"]
+    assert gpu["total"] == gpu["weights"] + gpu["cache"] + gpu["work_space"] + (400 << 20)
+    cards = {card["name"]: card for card in gpu["cards"]}
+    assert cards["RTX 4090"]["layers"] == cards["RTX 4090"]["of_layers"] == 28
+    assert cards["RTX 4090"]["tokens_per_second"] == pytest.approx(1008e9 / gpu["bytes_per_token"], abs=0.01)
+    one = json.loads(output(tmp_path, "qwen2.5:7b", "--preset", "q4", "--ctx", "4096", "--json", "--gpu", "T4"))
+    assert one["estimates"][0]["gpu"]["cards"] == [cards["T4"]]
+
+
+@pytest.mark.parametrize("columns", [40, 60, 100])
+def test_narrow_terminals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    lines = on_terminal(monkeypatch, columns, "estimate", "qwen2.5:32b", "--preset", "q4-small")
+    assert max(map(wcswidth, lines)) <= columns
+    heads = [line.split() for line in lines if line.startswith("preset")]
+    assert heads[0][-2:] == ["fits", "tok/s"]
+    assert "total" in heads[0]
+    assert "total" in heads[1]
+    assert any(line.startswith("RTX 4090") for line in lines)
+
+
+def on_terminal(monkeypatch: pytest.MonkeyPatch, columns: int, *arguments: str) -> list[str]:
+    """Return the lines of a command's output on a terminal."""
+
+    class Stream(io.StringIO):
+        encoding: Any = "utf-8"
+
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setattr("qwchat.cli.tables.terminal_size", lambda stream: TerminalSize(columns, 24))
+    stream = Stream()
+    monkeypatch.setattr("sys.stdout", stream)
+    assert run_app(list(arguments), dependencies()) == 0
+    return without_styles(stream.getvalue().encode()).decode().splitlines()
+
+
+def test_what_can_be_estimated(tmp_path: Path) -> None:
+    source = make_checkpoint(tmp_path / "source")
+    convert(source, tmp_path / "model", preset="q8")
+    names = {"qwen2.5:0.5b": None, str(source): None, str(source / "config.json"): None, str(tmp_path / "model"): "q8"}
+    for name, preset in names.items():
+        data = json.loads(output(tmp_path / "models", name, "--json", "--ctx", "256"))
+        presets = [row["preset"] for row in data["estimates"]]
+        assert presets == [preset] if preset else len(presets) > 3
+        for row in data["estimates"]:
+            assert row["total"] > row["weights"] + row["cache"] + row["work_space"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--ctx", "40000"), "--ctx must be from 1 to 32,768 for qwen2.5:7b, not 40000"),
+        (("--ctx", "x"), "--ctx must be from 1 to 32,768"),
+        (("--gpu", "A100"), "'A100' is not in the table of cards: did you mean A100 40GB, A100 80GB?"),
+        (("--preset", "q5"), "unknown preset 'q5'"),
+    ],
+)
+def test_errors(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    result = call("estimate", "qwen2.5:7b", *arguments, models=tmp_path)
+    assert result.returncode == 2
+    assert message in result.stderr.decode()
+
+
+def test_unknown_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qwchat.cpu.memory.total_memory", lambda: None)
+    text = output(tmp_path, "qwen2.5:7b", "--preset", "q4")
+    assert text.startswith("On the CPU with 30.0 GB/s:\n")
