@@ -6,5 +6,6 @@ kernel, and `memory.back(address, dtype, shape)` returns what it wrote.
 
 from tests.cuda.interpreter.kernel import Kernel
 from tests.cuda.interpreter.memory import Memory
+from tests.cuda.interpreter.races import RaceError
 
-__all__ = ["Kernel", "Memory"]
+__all__ = ["Kernel", "Memory", "RaceError"]

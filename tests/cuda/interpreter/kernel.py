@@ -1,47 +1,214 @@
-"""A kernel parsed from PTX text."""
+"""A kernel, decoded once from PTX text into Python functions, and its launches."""
 
 from __future__ import annotations
 
-import re
+import math
+from dataclasses import dataclass
 
-from tests.cuda.interpreter.block import Block
-from tests.cuda.interpreter.memory import TYPES
+import numpy as np
+
+from tests.cuda.interpreter import (
+    conversions,
+    matrices,
+    numbers,
+    rules_memory,
+    rules_numbers,
+    rules_warps,
+    spaces,
+    warps,
+)
+from tests.cuda.interpreter.emitter import Emitter
+from tests.cuda.interpreter.flow import BasicBlock, basic_blocks
+from tests.cuda.interpreter.program import REGISTER_TYPES, Program, parse
+from tests.cuda.interpreter.wave import Wave
+
+RULE_FILES = (rules_memory, rules_numbers, rules_warps)
+"""Importing them registers how instructions are written in Python."""
+_LIBRARIES = (numbers, conversions, warps, matrices, spaces)
+_PARAMETERS = {"u64": np.uint64, "s64": np.int64, "b64": np.uint64, "u32": np.uint32, "s32": np.int32, "b32": np.uint32}
+_PARAMETERS["f32"] = np.float32
+_MOST_THREADS = 8192
+"""Threads that run at the same time, unless a kernel waits for others: more fill the processor's caches."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A launch of a kernel.
+
+    Attributes:
+        grid: Blocks in x, y and z.
+        threads: Threads of a block in x, y and z.
+        parameters: Value of each parameter.
+        constants: Address of each constant array.
+        shared_bytes: Dynamic shared memory.
+        cohorts: Number of cohorts of warps that run in random order.
+        races: Whether races are looked for.
+        most_steps: Basic blocks after which a wave is taken for one that does not end.
+    """
+
+    grid: tuple[int, int, int]
+    threads: tuple[int, int, int]
+    parameters: dict[str, np.generic]
+    constants: dict[str, np.generic]
+    shared_bytes: int
+    cohorts: int
+    races: bool
+    most_steps: int
 
 
 class Kernel:
-    def __init__(self, ptx, name):
-        text = re.sub(r"//[^\n]*", "", ptx)
-        self.shared = {}
-        offset = 0
-        for align, array, size in re.findall(rf"\.shared \.align (\d+) \.b8 ({name}_shared_\d+)\[(\d*)\]", text):
-            offset = -(-offset // int(align)) * int(align)
-            self.shared[array] = offset
-            offset += int(size or 0)
-        self.shared_bytes = offset
-        head, body = re.search(rf"\.entry\s+{name}\s*\((.*?)\)[^{{]*\{{(.*?)^\}}", text, re.S | re.M).groups()
-        self.parameters = re.findall(r"\.param \.(?:align \d+ )?\.?(\w+)[^,]*?([\w$]+)\s*(?:,|$)", head.strip())
-        self.registers, self.code, self.labels = {}, [], {}
-        for statement in re.split(r";|(?<=:)\s*\n", re.sub(r"\{(?=\s*\.reg)|\}(?=\s*$)", ";", body, flags=re.M)):
-            self._parse(statement.strip())
+    """A kernel of a PTX file.
 
-    def _parse(self, statement):
-        if statement.startswith("$") and statement.endswith(":"):
-            self.labels[statement[:-1]] = len(self.code)
-        elif statement.startswith(".reg"):
-            kind, names = re.match(r"\.reg \.(\w+)\s+(.*)", statement).groups()
-            for name in names.split(","):
-                family = re.match(r"\s*(%?\w+?)<(\d+)>", name)
-                for one in [f"{family[1]}{i}" for i in range(int(family[2]))] if family else [name.strip()]:
-                    self.registers[one] = TYPES[kind]
-        elif statement and not statement.startswith("."):
-            guard = re.match(r"@(!?)(%\w+)\s+(.*)", statement, re.S)
-            rest = guard[3] if guard else statement
-            opcode, _, operands = rest.partition(" ") if " " in rest.split("\t")[0] else rest.partition("\t")
-            parts = re.findall(r"\{[^}]*\}|\[[^\]]*\]|[^,\s]+", operands)
-            self.code.append(((guard[2], guard[1] == "!") if guard else None, opcode.strip().split("."), parts, rest))
+    Attributes:
+        program: What was parsed.
+        blocks: Its basic blocks.
+        functions: Python function of each basic block.
+        granule: Bytes that its accesses to shared memory are multiples of.
+    """
 
-    def run(self, memory, grid, threads, *arguments, shared_bytes=0):
-        flags = {"memory": memory, "grid": grid, "block": threads, "arguments": arguments}
-        blocks = [Block(self, index, flags, shared_bytes).run() for index in range(grid)]
-        while blocks:
-            blocks = [one for one in blocks if next(one, "done") != "done"]
+    def __init__(self, ptx_text: str, name: str) -> None:
+        self.program: Program = parse(ptx_text, name)
+        self.blocks: list[BasicBlock] = basic_blocks(self.program)
+        self.granule = _granule(self.program)
+        self._kept = sorted(set().union(*(block.live_in for block in self.blocks)))
+        emitter = Emitter(self.program)
+        for index, block in enumerate(self.blocks):
+            _emit(emitter, index, block, {name: place for place, name in enumerate(self._kept)})
+        self.text = "\n".join(emitter.lines)
+        self._ptx_lines = emitter.ptx_lines
+        self._ptx = ptx_text.split("\n")
+        space = {key: value for library in _LIBRARIES for key, value in vars(library).items()}
+        space.update(emitter.constants)
+        exec(compile(self.text, self._file, "exec"), space)
+        self.functions = [space[f"block_{index}"] for index in range(len(self.blocks))]
+
+    @property
+    def _file(self) -> str:
+        return f"<kernel {self.program.name}>"
+
+    def poisoned_registers(self, count: int, random: np.random.Generator) -> list[np.ndarray]:
+        """Return the registers that live between basic blocks, with values that mean nothing."""
+        registers = []
+        for name in self._kept:
+            dtype = np.dtype(REGISTER_TYPES[self.program.registers[name]])
+            if dtype == np.bool_:
+                registers.append(random.integers(0, 2, count).astype(bool))
+            else:
+                registers.append(np.full(count * dtype.itemsize, 0xFD, np.uint8).view(dtype))
+        return registers
+
+    def run(
+        self,
+        memory,
+        grid: int | tuple[int, ...],
+        threads: int | tuple[int, ...],
+        *arguments: int | float,
+        shared_bytes: int = 0,
+        seed: int = 0,
+        cohorts: int = 2,
+        races: bool = True,
+        together: int = 0,
+        most_steps: int = 1_000_000,
+    ) -> None:
+        """Run the kernel.
+
+        Args:
+            memory: The global memory.
+            grid: Blocks, in up to three dimensions.
+            threads: Threads of a block, a multiple of 32.
+            *arguments: Addresses and numbers.
+            shared_bytes: Dynamic shared memory.
+            seed: Of the order of blocks, cohorts and atomics.
+            cohorts: Groups of warps that run one after the other, in random order; 1 = all warps together.
+            races: Whether to look for races.
+            together: Blocks that run at the same time (0 = as many as are fast); a barrier of the grid needs all.
+            most_steps: Basic blocks that a wave may run.
+
+        Raises:
+            IndexError: An access outside of memory, or one that is not aligned.
+            RaceError: Accesses that no barrier orders.
+            RuntimeError: Threads wait for ever, or a lane is missing.
+        """
+        sizes, block = _three(grid), _three(threads)
+        count, per_block = math.prod(sizes), math.prod(block)
+        if len(arguments) != len(self.program.parameters):
+            raise TypeError(f"{self.program.name} has {len(self.program.parameters)} parameters, not {len(arguments)}")
+        if per_block % 32 or not 0 < per_block <= 1024:
+            raise ValueError(f"{per_block} threads per block")
+        parameters = {
+            name: _PARAMETERS[kind](value)
+            for (kind, name), value in zip(self.program.parameters, arguments, strict=True)
+        }
+        constants = {
+            name: np.uint64(memory.place(np.frombuffer(content, np.uint8)))
+            for name, content in self.program.constants.items()
+        }
+        launch = Launch(sizes, block, parameters, constants, shared_bytes, cohorts, races, most_steps)
+        random = np.random.default_rng(seed)
+        together = together or max(1, _MOST_THREADS // per_block)
+        order = random.permutation(count) if count > 1 else np.zeros(1, np.int64)
+        with np.errstate(all="ignore"):
+            for first in range(0, count, together):
+                self._run_wave(memory, np.sort(order[first : first + together]), launch, random)
+
+    def _run_wave(self, memory, blocks, launch, random) -> None:
+        try:
+            Wave(self, memory, blocks, launch, random).run()
+        except Exception as error:
+            line = self._line_of(error)
+            if line:
+                error.add_note(f"{self.program.name}, PTX line {line}: {self._ptx[line - 1].strip()}")
+            raise
+
+    def _line_of(self, error: Exception) -> int:
+        """Return the PTX line where an error was raised, or 0."""
+        line, place = 0, error.__traceback__
+        while place is not None:
+            if place.tb_frame.f_code.co_filename == self._file:
+                line = self._ptx_lines[place.tb_lineno - 1]
+            place = place.tb_next
+        return line
+
+
+def _three(size: int | tuple[int, ...]) -> tuple[int, int, int]:
+    sizes = (size,) if isinstance(size, int | np.integer) else tuple(size)
+    return (*(int(one) for one in sizes), 1, 1)[:3]
+
+
+def _granule(program: Program) -> int:
+    """Return the smallest access to shared memory, at most 4 bytes."""
+    smallest = 4
+    for item in program.code:
+        if (
+            not isinstance(item, str)
+            and item.name in ("ld", "st")
+            and not {"global", "param", "local"} & {*item.options}
+        ):
+            bits = "".join(letter for letter in item.kind if letter.isdigit())
+            smallest = min(smallest, int(bits) // 8)
+    return smallest
+
+
+def _emit(emitter: Emitter, index: int, block: BasicBlock, places: dict[str, int]) -> None:
+    """Append the Python function of a basic block."""
+    emitter.write(f"def block_{index}(x, w, R):", 0)
+    for name in sorted(block.reads):
+        # A slice would show what the block stores below.
+        copied = ".copy()" if name in block.writes & block.live_out else ""
+        emitter.write(f"{emitter.local(name)} = R[{places[name]}][w]{copied}")
+    for instruction in block.code:
+        emitter.instruction(instruction)
+    for name in sorted(block.writes & block.live_out):
+        emitter.write(f"R[{places[name]}][w] = {emitter.local(name)}")
+    last = block.last
+    if block.end == "branch":
+        # A guard on another instruction skips it where it is false.
+        negated = last.negated if last.name == "bra" else not last.negated
+        emitter.write(f"return {'~' if negated else ''}{emitter.local(last.guard)}")
+    elif block.end == "barrier":
+        if set(last.options) - {"sync", "aligned", "cta"}:
+            raise NotImplementedError(f"line {last.line}: {last.text}")
+        number, count = (*(emitter.get(each, "u32") for each in last.operands), "None")[:2]
+        emitter.write(f"return {number}, {count}")
+    else:
+        emitter.write("return None")
