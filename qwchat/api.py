@@ -21,19 +21,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant.container import ModelFolder, open_model
-from quant.wording import Argument, ArgumentMessage
-from qwchat.cpu.build import build_decoder
 from qwchat.cpu.kernels import kernel_store
-from qwchat.errors import NonFiniteLogitsError, SnapshotError, UsageError
+from qwchat.errors import GpuLostError, NonFiniteLogitsError, SnapshotError
 from qwchat.events import Prefilled, TextEvent, TokenStep
-from qwchat.generation.cached_context import CachedContext
-from qwchat.generation.engine import Engine
 from qwchat.integrity import Integrity
 from qwchat.last_use import record_use
 from qwchat.messages import Message
-from qwchat.model.context_limits import context_limit
-from qwchat.model.decoder import Decoder
+from qwchat.model_runner import EngineOptions, ModelRunner
 from qwchat.models_folder import converted_folder
+from qwchat.placement import DeviceRequest
 from qwchat.request import Prompt, PromptOptions, Request, SamplingParams, random_seed
 from qwchat.text.generation_config import GenerationDefaults
 from qwchat.text.prompts import build_prompt, has_thoughts
@@ -45,7 +41,6 @@ if TYPE_CHECKING:
     from qwchat.constraints import Constraint, MaskFactory
 
 Cancel = Callable[[], bool]
-_DEVICES: dict[str, Callable[..., Decoder]] = {"cpu": build_decoder}
 
 
 def load(
@@ -54,6 +49,7 @@ def load(
     threads: int | None = None,
     context: int | None = None,
     device: str = "auto",
+    gpu_layers: int | None = None,
     kv: str = "auto",
     verify: bool = True,
 ) -> Model:
@@ -63,8 +59,11 @@ def load(
         model: path of the model folder, or a name in the models folder.
         threads: number of compute threads; the default is the number of physical cores.
         context: positions in the KV cache; the default is the model's limit, at most 4,096.
-        device: `cpu` or `auto`.
-        kv: format of the KV cache: `f32`, `q8` or `auto`, which is `q8` if `f32` needs more than 128 MiB.
+        device: `cpu`, `cuda`, `cuda:N` for the GPU number N, or `auto`: a GPU if the model, or enough of its layers,
+            fits there.
+        gpu_layers: how many layers, the last ones, run on the GPU; None for as many as fit.
+        kv: format of the KV cache: `f32` (16 bits on a GPU), `q8` or `auto`, which is `q8` if the other needs more than
+            128 MiB.
         verify: compare the model's files with their checksums in the background, unless they were found intact before
             and have not changed since. If they differ, the next event of a reply raises DamagedModelError;
             `model.integrity.wait()` waits for the result.
@@ -73,53 +72,45 @@ def load(
         ModelError: there is no such model, or it has not been converted (see `quant.convert`).
         quant.errors.ContainerError: the model is damaged.
         UsageError: an argument is out of range.
+        GpuError: `device` or `gpu_layers` ask for a GPU that cannot be used.
         NotEnoughMemoryError: the weights, the KV cache or the work space do not fit in memory.
     """
     folder = open_model(converted_folder(str(model)))
     folder.prefetch()
-    cached = _build_cached_context(folder, device, threads=threads, context=context, kv=kv)
+    options = EngineOptions(DeviceRequest(device, gpu_layers), threads, context, kv)
+    opened = Model(folder, options, Integrity(folder if verify else None))
     record_use(folder.path)
-    return Model(folder, device, cached, Integrity(folder if verify else None))
+    return opened
 
 
-def _build_cached_context(
-    folder: ModelFolder, device: str, *, threads: int | None, context: int | None, kv: str
-) -> CachedContext:
-    """Return an empty context of a new decoder. Raises what `load` raises for these arguments."""
-    build = _DEVICES.get("cpu" if device == "auto" else device)
-    if build is None:
-        known = ", ".join(("auto", *_DEVICES))
-        raise UsageError(ArgumentMessage(Argument("device"), f" must be one of {known}, not {device!r}"))
-    decoder = build(folder, threads=threads, context=context, kv=kv)
-    try:
-        return CachedContext(decoder)
-    except BaseException:
-        decoder.close()
-        raise
-
-
-class Model:
+class Model(ModelRunner):
     """A converted model with its tokenizer, chat template and defaults. Use it in one thread at a time.
 
+    `qwchat.load` returns one. The base class has the engine and the KV cache.
+
     Attributes:
-        engine: generates tokens; `cached_context` holds its KV cache.
         integrity: the background check of the model's files.
         defaults: sampling parameters from generation_config.json.
         stop_ids: token ids that end a reply.
     """
 
-    def __init__(self, folder: ModelFolder, device: str, cached: CachedContext, integrity: Integrity) -> None:
-        self.folder, self.config, self._device = folder, folder.config, device
-        self.engine, self.cached_context = Engine(cached.decoder), cached
+    def __init__(self, folder: ModelFolder, options: EngineOptions, integrity: Integrity) -> None:
+        super().__init__(folder, options)
         self.integrity = integrity
-        self.tokenizer = Tokenizer.from_folder(
-            folder.path, kernel_store.KERNELS.writable_folder, self.config.vocab_size
-        )
-        self.template = ChatTemplate.from_folder(folder.path)
-        generation = GenerationDefaults.from_folder(folder.path, self.config.eos_token_ids)
+        try:
+            self._read_text_files()
+        except BaseException:
+            super().close()
+            raise
+        integrity.start()
+
+    def _read_text_files(self) -> None:
+        folder = self.folder.path
+        self.tokenizer = Tokenizer.from_folder(folder, kernel_store.KERNELS.writable_folder, self.config.vocab_size)
+        self.template = ChatTemplate.from_folder(folder)
+        generation = GenerationDefaults.from_folder(folder, self.config.eos_token_ids)
         self.defaults = generation.sampling
         self.stop_ids = frozenset(generation.eos_token_ids)
-        integrity.start()
 
     def __enter__(self) -> Model:
         return self
@@ -130,41 +121,9 @@ class Model:
         self.close()
 
     @property
-    def context(self) -> int:
-        """Size of the context window in tokens, for prompt and reply together."""
-        return self.engine.decoder.context
-
-    @property
-    def longest_context(self) -> int:
-        """Longest context window that the model supports, in tokens."""
-        return context_limit(self.config)
-
-    @property
     def thinks(self) -> bool:
         """Whether replies of this model may begin with a thought."""
         return has_thoughts(self.tokenizer, self.template)
-
-    @property
-    def threads(self) -> int:
-        """Number of compute threads."""
-        return self.engine.decoder.threads
-
-    @property
-    def kv(self) -> str:
-        """Format of the KV cache: `f32` or `q8`."""
-        return self.cached_context.cache.kind
-
-    def reconfigure(self, *, threads: int | None = None, context: int | None = None, kv: str = "auto") -> int:
-        """Change arguments of `load` on the same device, and return how many tokens must be evaluated again.
-
-        Cached tokens are kept if the cache format stays the same and they fit. Raises what `load` raises for these
-        arguments; the model is unchanged then.
-        """
-        cached = _build_cached_context(self.folder, self._device, threads=threads, context=context, kv=kv)
-        dropped = self.cached_context.length - cached.copy_from(self.cached_context)
-        self.engine.decoder.close()
-        self.engine, self.cached_context = Engine(cached.decoder), cached
-        return dropped
 
     @cached_property
     def mask_factory(self) -> MaskFactory:
@@ -351,25 +310,12 @@ class Model:
                     if tail := reply.flush():
                         yield tail
                     yield reply.done(event)
+        except GpuLostError as error:
+            raise self.leave_gpu(error) from error
         except NonFiniteLogitsError:
             self.integrity.wait()  # A damaged file is the better explanation.
             self.integrity.raise_if_damaged()
             raise
-
-    @property
-    def cached_ids(self) -> NDArray[np.int64]:
-        """Token ids (positions,) in the KV cache."""
-        return self.cached_context.ids
-
-    @property
-    def cache_bytes(self) -> int:
-        """Size in bytes of the file that `save_cache` would write."""
-        return self.cached_context.snapshot_bytes()
-
-    @property
-    def reevaluation_seconds(self) -> float:
-        """Estimated seconds to evaluate `cached_ids` again, at the speed measured so far; 0 before any prefill."""
-        return self.cached_context.reevaluation_seconds
 
     def save_cache(self, path: str | Path) -> int:
         """Save the KV cache to `path` for `restore_cache` in another process, and return the bytes written.
@@ -398,4 +344,4 @@ class Model:
     def close(self) -> None:
         """Stop the model's threads."""
         self.integrity.close()
-        self.engine.decoder.close()
+        super().close()

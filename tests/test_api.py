@@ -6,22 +6,17 @@ import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 import qwchat
 from quant import convert
-from quant.container import ModelFolder
-from qwchat import api
 from qwchat.constraints import Constraint
 from qwchat.cpu import memory
-from qwchat.cpu.build import build_decoder
 from qwchat.errors import ModelError, NotEnoughMemoryError, PromptTooLongError, SnapshotError, UsageError
 from qwchat.events import Done, Prefilled, TextStep
 from qwchat.messages import Message
-from qwchat.model.decoder import Decoder
 from qwchat.request import SamplingParams
 from tests.quant.checkpoints import make_checkpoint
 
@@ -335,23 +330,6 @@ def test_a_failed_reconfiguration_keeps_the_old_engine(model: qwchat.Model) -> N
         model.reconfigure(context=4096)
     assert (model.engine, model.cached_context) == before
     assert reply(model, ASK, settings=GREEDY, max_tokens=2).stats.generated_tokens == 2
-
-
-def test_reconfiguration_keeps_the_device(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    destination = checkpoint.with_name("tiny-device-q4")
-    list(convert(checkpoint, destination))
-    built: list[dict[str, object]] = []
-
-    def elsewhere(folder: ModelFolder, **options: Any) -> Decoder:
-        built.append(options)
-        return build_decoder(folder, **options)
-
-    monkeypatch.setitem(api._DEVICES, "elsewhere", elsewhere)
-    with qwchat.load(destination, device="elsewhere", threads=1, context=64) as model:
-        model.reconfigure(context=80, threads=1)
-        assert [options["context"] for options in built] == [64, 80]
-    with pytest.raises(UsageError, match=r"^device must be one of auto, cpu, elsewhere, not 'tpu'$"):
-        qwchat.load(destination, device="tpu")
 
 
 def test_a_failed_reconfiguration_leaves_no_threads(model: qwchat.Model, monkeypatch: pytest.MonkeyPatch) -> None:

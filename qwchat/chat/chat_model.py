@@ -52,5 +52,15 @@ class ChatModel(Protocol):
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of `token_ids`."""
 
-    def reconfigure(self, *, threads: int | None, context: int | None, kv: str) -> int:
+    @property
+    def device(self) -> str:
+        """Device that computes, `cpu` or `cuda:N`."""
+
+    @property
+    def gpu_layers(self) -> int:
+        """Number of layers that run on the GPU."""
+
+    def reconfigure(
+        self, *, threads: int | None, context: int | None, device: str, gpu_layers: int | None, kv: str
+    ) -> int:
         """Apply new settings. Return how many cached tokens have to be evaluated again."""

@@ -74,9 +74,8 @@ class ChatSettings:
         if spec.scope == "reply":
             return self._session.reply_settings.display_value(spec.name)
         value = self.current[spec.name]
-        attribute = {"ctx": "context", "threads": "threads", "kv": "kv"}.get(spec.name)
-        if value in (None, "auto") and attribute is not None and self._model is not None:
-            return f"auto ({getattr(self._model, attribute)})"
+        if value in (None, "auto") and spec.scope == "engine" and self._model is not None:
+            return f"auto ({getattr(self._model, spec.argument)})"
         return spec.to_text(value)
 
     def origin(self, spec: SettingSpec) -> str:
@@ -123,7 +122,7 @@ class ChatSettings:
         messages = self._session.messages if self._session.turns else []
         prompt = self._session.render(messages) if messages else Prompt(())
         cached = model.cached(prompt)
-        self._reconfigure(model, settings, keep=spec.name != "kv" and bool(messages))
+        self._reconfigure(model, settings, keep=spec.name in ("ctx", "threads") and bool(messages))
         if not messages:
             return ""
         # The engine may have lost more, but after /clear or /undo those tokens belong to no current conversation.
@@ -135,11 +134,11 @@ class ChatSettings:
 
         `keep`: resolve "auto" to the current cache format, which keeps the cached tokens, as long as memory allows.
         """
-        threads, context, kv = settings["threads"], settings["ctx"], settings["kv"]
-        if keep and kv == "auto":
+        options = {spec.argument: settings[spec.name] for spec in SETTING_SPECS if spec.scope == "engine"}
+        if keep and options["kv"] == "auto" and model.device == "cpu":
             try:
-                model.reconfigure(threads=threads, context=context, kv=model.kv)
+                model.reconfigure(**options | {"kv": model.kv})
             except NotEnoughMemoryError:
-                model.reconfigure(threads=threads, context=context, kv=kv)
+                model.reconfigure(**options)
         else:
-            model.reconfigure(threads=threads, context=context, kv=kv)
+            model.reconfigure(**options)

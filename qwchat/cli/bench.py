@@ -96,7 +96,7 @@ def run(options: BenchOptions, dependencies: Dependencies) -> int:
     threads, kv = options.threads or settings["threads"], options.kv or settings["kv"]
     located = ensure_model(options.model, dependencies, streams, threads)
     context = options.depth + max(options.prompt_tokens + 1, options.new_tokens + 2)
-    with dependencies.load(located.path, threads=threads, context=context, kv=kv) as model:
+    with dependencies.load(located.path, threads=threads, context=context, device="cpu", kv=kv) as model:
         with with_repair_command(model.folder):
             wait_until_checked(model, streams)  # Its threads would distort the figures.
         threads = model.threads

@@ -12,12 +12,18 @@ if TYPE_CHECKING:
 
 
 def load_model(
-    path: Path, *, threads: int | None = None, context: int | None = None, device: str = "auto", kv: str = "auto"
+    path: Path,
+    *,
+    threads: int | None = None,
+    context: int | None = None,
+    device: str = "auto",
+    gpu_layers: int | None = None,
+    kv: str = "auto",
 ) -> Model:
     """Open a model folder with the real engine; see `qwchat.load`."""
     import qwchat
 
-    return qwchat.load(path, threads=threads, context=context, device=device, kv=kv)
+    return qwchat.load(path, threads=threads, context=context, device=device, gpu_layers=gpu_layers, kv=kv)
 
 
 def are_kernels_compiled() -> bool:

@@ -33,6 +33,7 @@ def load_located(located: LocatedModel, settings: Settings, dependencies: Depend
         threads=settings["threads"],
         context=settings["ctx"],
         device=settings["device"],
+        gpu_layers=settings["gpu-layers"],
         kv=settings["kv"],
     )
 

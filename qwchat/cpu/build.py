@@ -13,15 +13,21 @@ from qwchat.model.tensor_source import TensorSource
 
 
 def build_decoder(
-    folder: TensorSource, *, context: int | None = None, threads: int | None = None, kv: str = "auto"
+    folder: TensorSource,
+    *,
+    context: int | None = None,
+    threads: int | None = None,
+    kv: str = "auto",
+    layers: range | None = None,
 ) -> CpuDecoder:
-    """Return a decoder of the whole model.
+    """Return a decoder of a model.
 
     Args:
         folder: config and tensors.
         context: positions of each KV cache; None chooses as `qwchat.model.context_limits.choose_context` does.
         threads: threads that compute; None means one per physical core.
         kv: kind of the KV caches, `f32`, `q8` or `auto` (see `qwchat.cpu.kv_cache.choose_kv_kind`).
+        layers: the layers to run; None for all.
 
     Raises:
         UsageError: a value is out of range.
@@ -31,7 +37,7 @@ def build_decoder(
     if kv not in ("auto", *KV_KINDS):
         raise UsageError(ArgumentMessage(Argument("kv"), f" must be auto, {' or '.join(KV_KINDS)}, not {kv}"))
     positions = choose_context(folder.config, context)
-    return CpuDecoder(folder, context=positions, threads=_choose_threads(threads), kv=kv)
+    return CpuDecoder(folder, context=positions, threads=_choose_threads(threads), kv=kv, layers=layers)
 
 
 def _choose_threads(requested: int | None) -> int:

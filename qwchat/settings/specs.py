@@ -24,7 +24,17 @@ from qwchat.limits import (
 )
 from qwchat.settings.constraint_types import ChoiceList, JsonSchema, Regex
 from qwchat.settings.template_variables import TemplateVariables
-from qwchat.settings.value_types import Boolean, Choice, Integer, Number, SettingValue, Text, TextList, ValueType
+from qwchat.settings.value_types import (
+    Boolean,
+    Choice,
+    DeviceName,
+    Integer,
+    Number,
+    SettingValue,
+    Text,
+    TextList,
+    ValueType,
+)
 
 Scope = Literal["reply", "engine", "display", "session"]
 """When a change takes effect: with the next reply, a new engine, at once on screen, or at the next start."""
@@ -231,14 +241,19 @@ SETTING_SPECS: tuple[SettingSpec, ...] = (
     ),
     SettingSpec(
         "device",
-        Text("auto|cpu|cuda[:N]", suggested=("auto", "cpu")),
-        "session",
-        "Device to compute on (cuda is not available yet)",
+        DeviceName(),
+        "engine",
+        "Device that computes (auto: a GPU if the model fits)",
         "auto",
         project_may_set=False,
     ),
     SettingSpec(
-        "gpu-layers", Integer(0), "session", "Layers to run on the GPU (only 0 for now)", 0, project_may_set=False
+        "gpu-layers",
+        Integer(0),
+        "engine",
+        "Last layers to run on the GPU (auto: as many as fit)",
+        none_word="auto",
+        project_may_set=False,
     ),
     SettingSpec(
         "render",

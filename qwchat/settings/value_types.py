@@ -7,6 +7,7 @@ that begins with `where`, the name of the flag, variable or key.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NoReturn, Protocol
@@ -19,6 +20,7 @@ from qwchat.settings import toml
 SettingValue = float | int | bool | str | tuple[str, ...] | None
 """Value of a setting."""
 
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?", re.ASCII)
 _BOOLEAN_WORDS = {
     "on": True,
     "true": True,
@@ -238,18 +240,43 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class DeviceName:
+    """Name of a device: `auto`, `cpu`, `cuda`, or `cuda:` and the number of a GPU."""
+
+    metavar: ClassVar[str] = "auto|cpu|cuda[:N]"
+    accepts: ClassVar[str] = "auto, cpu, cuda, or cuda:N with the number of a GPU"
+    choices: ClassVar[tuple[str, ...]] = ("auto", "cpu", "cuda")
+    range_text: ClassVar[str] = ""
+
+    def parse(self, text: str, where: str) -> SettingValue:
+        """Parse a user's `text`."""
+        if not _DEVICE.fullmatch(text):
+            reject(where, self.accepts, text)
+        return text
+
+    def check(self, value: object, where: str) -> SettingValue:
+        """Check a value from a TOML file."""
+        if not isinstance(value, str):
+            reject(where, self.accepts, value)
+        return self.parse(value, where)
+
+    def to_text(self, value: SettingValue) -> str:
+        """Format `value` for the user."""
+        return str(value)
+
+    def to_toml(self, value: SettingValue) -> SettingValue:
+        """Format `value` for a TOML file."""
+        return value
+
+
+@dataclass(frozen=True)
 class Text:
-    """Any string. `suggested` values are offered, but others are accepted."""
+    """Any string."""
 
     metavar: str = "TEXT"
     accepts: str = "a string"
-    suggested: tuple[str, ...] = ()
+    choices: ClassVar[tuple[str, ...]] = ()
     range_text: ClassVar[str] = ""
-
-    @property
-    def choices(self) -> tuple[str, ...]:
-        """Values to offer for completion."""
-        return self.suggested
 
     def parse(self, text: str, where: str) -> SettingValue:
         """Parse a user's `text`."""

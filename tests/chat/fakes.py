@@ -142,7 +142,23 @@ class FakeModel:
     def kv(self) -> str:
         return str(self.engine.kv)
 
-    def reconfigure(self, *, threads: int | None = None, context: int | None = None, kv: str = "auto") -> int:
+    @property
+    def device(self) -> str:
+        return "cpu"
+
+    @property
+    def gpu_layers(self) -> int:
+        return 0
+
+    def reconfigure(
+        self,
+        *,
+        threads: int | None = None,
+        context: int | None = None,
+        kv: str = "auto",
+        device: str | None = None,
+        gpu_layers: int | None = None,
+    ) -> int:
         """Change settings. A new cache format drops the cached tokens; more than 4,096 positions are refused."""
         if context is not None and context > 4096:
             limits = "from 1 to 4,096 tokens, the maximum of this model"
