@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 import qwchat
 from quant import convert
 from qwchat.reasoning import CLOSING_TAG, OPENING_TAG
-from qwchat.text.template import encode_chat
+from qwchat.text.template.encoding import encode_chat
 from qwchat.text.tokenizer import Tokenizer
 from tests.quant.checkpoints import make_checkpoint, write_json
 

@@ -8,7 +8,8 @@ from qwchat.errors import UsageError
 from qwchat.messages import Message
 from qwchat.reasoning import CLOSING_TAG, OPENING_TAG, ReasoningStart
 from qwchat.request import Prompt, PromptOptions
-from qwchat.text.template import ChatTemplate, encode_chat
+from qwchat.text.template import ChatTemplate
+from qwchat.text.template.encoding import encode_chat
 from qwchat.text.tokenizer import Tokenizer
 
 _TAIL_TOKENS = 32  # More than a tag and the white space after it have in any vocabulary.

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from qwchat.messages import Message
-from qwchat.text.template import ChatTemplate, encode_chat
+from qwchat.text.template import ChatTemplate
+from qwchat.text.template.encoding import encode_chat
 from qwchat.text.tokenizer import Tokenizer
 from tests.text.test_template import CONTENTS, conversation
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from qwchat.errors import ModelError, TemplateError, UsageError
 from qwchat.messages import Message
-from qwchat.text.template import CHATML, ChatTemplate, encode_chat
+from qwchat.text.template import CHATML, ChatTemplate
+from qwchat.text.template.encoding import encode_chat
 from qwchat.text.tokenizer import Tokenizer
 from tests.text.test_tokenizer import PHRASES
 from tests.text.tiny import tokenizer_values, write_tokenizer

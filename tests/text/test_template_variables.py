@@ -14,7 +14,8 @@ from qwchat.settings import config_files, personas
 from qwchat.settings.resolve import resolve
 from qwchat.settings.specs import find_spec
 from qwchat.text.prompts import build_prompt
-from qwchat.text.template import ChatTemplate, encode_chat
+from qwchat.text.template import ChatTemplate
+from qwchat.text.template.encoding import encode_chat
 from qwchat.text.template.variables import RESERVED_NAMES, parse_variables
 from qwchat.text.tokenizer import Tokenizer
 from tests.text.tiny import write_tokenizer

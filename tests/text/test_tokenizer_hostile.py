@@ -21,7 +21,8 @@ from qwchat.errors import ModelError, QwchatError, UsageError
 from qwchat.messages import Message
 from qwchat.text import tokenizer as tokenizer_module
 from qwchat.text import tokenizer_file
-from qwchat.text.template import ChatTemplate, encode_chat
+from qwchat.text.template import ChatTemplate
+from qwchat.text.template.encoding import encode_chat
 from qwchat.text.tokenizer import Tokenizer, _alternation
 from tests.clocks import PATIENCE_SECONDS
 from tests.text.tiny import SPLIT, tokenizer_values, write_tokenizer
