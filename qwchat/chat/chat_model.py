@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from qwchat.events import TextEvent
 from qwchat.messages import Message
 from qwchat.request import Prompt, PromptOptions, Request
@@ -31,6 +34,14 @@ class ChatModel(Protocol):
     @property
     def kv(self) -> str:
         """Number format of the KV cache."""
+
+    @property
+    def cached_ids(self) -> NDArray[np.int64]:
+        """Token ids in the KV cache, (positions,) i64."""
+
+    @property
+    def reevaluation_seconds(self) -> float:
+        """Estimated seconds to evaluate the cached tokens again; 0 before any prefill."""
 
     def prompt(
         self, messages: Sequence[Message], *, continuing: bool = False, options: PromptOptions | None = None

@@ -17,6 +17,7 @@ from qwchat.chat.display import ThoughtDisplay
 from qwchat.chat.editor import message_syntax
 from qwchat.chat.editor.message_reader import MessageReader
 from qwchat.chat.interrupts import Interrupts
+from qwchat.chat.left_out_thought import left_out_notice
 from qwchat.chat.overflow import OverflowHandler
 from qwchat.chat.reply_stream import StartReply, show_reply
 from qwchat.chat.session import PendingReply
@@ -196,6 +197,8 @@ class Chat:
         fitted = self.overflow.fit(reply, prompt, partial(self._stream, shown=False))
         if fitted is None:
             return None
+        if (cost := left_out_notice(session, reply, fitted)) is not None:
+            self.screen.notice(cost)
         already_shown = None if reply.continued is None else reply_parts(reply.continued).answer or None
         return self._stream(partial(session.stream, reply, fitted), already_shown=already_shown)
 

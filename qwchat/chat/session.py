@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 from qwchat.chat import continued_settings
 from qwchat.chat.chat_model import Cancel, ChatModel
 from qwchat.chat.chat_models import OpenedModel
 from qwchat.chat.partial_reply import PartialReply
 from qwchat.chat.reply_settings import ReplySettings
-from qwchat.conversation.reply_parts import REASONING_TOKENS, has_thought, reply_parts
+from qwchat.conversation.reply_parts import REASONING_TOKENS, has_thought, is_unfinished_thought, reply_parts
 from qwchat.conversation.tree import Node, Tree
 from qwchat.errors import UsageError
 from qwchat.events import Stats, TextEvent
@@ -197,7 +198,7 @@ class Session:
 
     def prompt_options(self, reply_settings: ReplySettings) -> PromptOptions:
         """Return how to render prompts with `reply_settings`."""
-        return PromptOptions(self.thinking, False, reply_settings.template_variables)
+        return PromptOptions(self.thinking, reply_settings["keep-thoughts"], reply_settings.template_variables)
 
     def render(self, messages: Sequence[Message], *, continuing: bool = False) -> Prompt:
         """Render `messages` with the settings of the conversation. Raises TemplateError, UsageError."""
@@ -302,13 +303,16 @@ class Session:
 
     def messages_to(self, node_id: int | None) -> list[Message]:
         """Return the messages of the path that ends with `node_id`."""
-        return self.tree.messages(node_id, self._as_message)
+        return self.tree.messages(node_id, partial(self._as_message, node_id))
 
-    def _as_message(self, node: Node) -> Message:
-        """Return a turn as a message for this model: without thoughts of others, which its template may not cut."""
+    def _as_message(self, last: int | None, node: Node) -> Message:
+        """Return a turn of the path to `last` as a message, so that no thought passes for an answer."""
         if self._is_foreign(node) and has_thought(node):
             return {"role": node.role, "content": reply_parts(node).answer}
-        return node.as_message(with_ids=self._has_valid_ids(node))
+        message = node.as_message(with_ids=self._has_valid_ids(node))
+        if node.id != last and is_unfinished_thought(node) and CLOSING_TAG not in node.content:
+            message["content"] += f"\n{CLOSING_TAG}"
+        return message
 
     def _is_foreign(self, node: Node) -> bool:
         return node.model is not None and self._fingerprint not in (None, node.model)

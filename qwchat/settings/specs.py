@@ -168,6 +168,7 @@ SETTING_SPECS: tuple[SettingSpec, ...] = (
         none_word="none",
     ),
     SettingSpec("think-budget", Integer(0), "reply", "Close a thought after N tokens (0 = no limit)", 0),
+    SettingSpec("keep-thoughts", Boolean(), "reply", "Send the thoughts of earlier replies again", False),
     SettingSpec("stop", TextList(), "reply", "Stop before this text (repeatable)", (), none_word="none"),
     SettingSpec(
         "choices",

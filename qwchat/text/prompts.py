@@ -38,7 +38,8 @@ def build_prompt(
     """
     unfinished_ids = _unfinished_reply_ids(tokenizer, messages) if continuing else []
     earlier = messages[:-1] if continuing else messages
-    ids = encode_chat(tokenizer, template, earlier, variables=(options or PromptOptions()).variables)
+    options = options or PromptOptions()
+    ids = encode_chat(tokenizer, template, earlier, variables=options.variables, keep_thoughts=options.keep_thoughts)
     start = reasoning_start(tokenizer, template, ids)
     return Prompt([*ids, *unfinished_ids], len(unfinished_ids), start)
 

@@ -30,6 +30,7 @@ class FakePrompt(Prompt):
 
     messages: tuple[Message, ...] = ()
     continuing: bool = False
+    keep_thoughts: bool = False
 
 
 def replying(session: Session, reply: PendingReply, cancel: Callable[[], bool] | None = None) -> Iterator[TextEvent]:
@@ -174,14 +175,20 @@ class FakeModel:
         self, messages: Sequence[Message], *, continuing: bool = False, options: PromptOptions | None = None
     ) -> FakePrompt:
         self.rendered.append([dict(message) for message in messages])
-        start = self.reasoning if options is None or options.thinking or self.reasoning == "open" else "none"
-        return FakePrompt(range(self.count(messages)), 0, start, tuple(messages), continuing)
+        options = options or PromptOptions()
+        start = self.reasoning if options.thinking or self.reasoning == "open" else "none"
+        sent = list(messages) if continuing or options.keep_thoughts else [*map(_without_thought, messages)]
+        return FakePrompt(range(self.count(sent)), 0, start, tuple(messages), continuing, options.keep_thoughts)
 
     def count(self, messages: Sequence[Message]) -> int:
         return sum(len(_words(message["content"])) + 1 for message in messages)
 
     def cached(self, prompt: Prompt) -> int:
-        return min(self._cached, prompt.tokens)
+        messages = getattr(prompt, "messages", ())
+        cut = next((place for place, each in enumerate(messages) if _without_thought(each) != each), None)
+        if cut is None or getattr(prompt, "keep_thoughts", False) or getattr(prompt, "continuing", False):
+            return min(self._cached, prompt.tokens)
+        return min(self._cached, self.count(messages[:cut]))
 
     def reevaluated_tokens(self, prompt: Prompt) -> int:
         return prompt.tokens
@@ -215,7 +222,7 @@ class FakeModel:
         self.integrity.start()
         self.calls.append({field.name: getattr(request, field.name) for field in fields(request)})
         self.calls[-1] |= {"continuing": continuing}
-        tokens = self.count(messages)
+        tokens = prompt.tokens
         if tokens >= self.context_size:
             raise PromptTooLongError(tokens, self.context_size, self.longest_context)
         before: list[int] = []
@@ -253,7 +260,7 @@ class FakeModel:
         cancel: Callable[[], bool],
     ) -> Iterator[TextEvent]:
         max_tokens, stop = request.max_tokens, request.stop
-        cached, raw, ids = min(self._cached, total - 1), self.decode(before), []
+        cached, raw, ids = min(self.cached(prompt), total - 1), self.decode(before), []
         splitter = ReasoningSplitter(prompt.reasoning)
         thought, said, thought_tokens = "", "", 0
         for number, token_id in enumerate(before, 1):
@@ -325,6 +332,10 @@ def _within_budget(words: list[str], start: ReasoningStart, budget: int) -> tupl
     if start == "none" or not budget or end - first <= budget:
         return words, False
     return [*words[: first + budget], "\n</think>\n\n", *words[end + 1 :]], True
+
+
+def _without_thought(message: Message) -> Message:
+    return {**message, "content": message["content"].rpartition("</think>")[2]}
 
 
 def _words(text: str) -> list[str]:

@@ -73,7 +73,7 @@ def test_completions_are_suggested(tmp_path: Path) -> None:
     (tmp_path / "talks").mkdir()
     context = make_context()
     assert [(s.text, s.replaced) for s in suggestions(context, "/re")][:1] == [("/retry", 3)]
-    assert [(s.text, s.replaced, s.note) for s in suggestions(context, "/set tem")] == [("temp", 3, "0.7")]
+    assert [(s.text, s.replaced, s.note) for s in suggestions(context, "/set top-p")] == [("top-p", 5, "1")]
     assert [(s.text, s.replaced, s.note) for s in suggestions(context, "/set speculate o")] == [
         ("on", 1, ""),
         ("off", 1, ""),

@@ -19,7 +19,7 @@ from qwchat.conversation.session_store import SessionStore
 from qwchat.errors import ModelError, TemplateError, UsageError
 from qwchat.markdown.styles import PLAIN
 from qwchat.messages import Message
-from qwchat.request import SamplingParams
+from qwchat.request import PromptOptions, SamplingParams
 from qwchat.settings.resolve import Settings
 from tests.chat.fakes import FakeModel, FakePrompt, replying
 
@@ -27,7 +27,9 @@ from tests.chat.fakes import FakeModel, FakePrompt, replying
 class StrictModel(FakeModel):
     """A model whose template refuses conversations."""
 
-    def prompt(self, messages: Sequence[Message], *, continuing: bool = False, thinking: bool = True) -> FakePrompt:
+    def prompt(
+        self, messages: Sequence[Message], *, continuing: bool = False, options: PromptOptions | None = None
+    ) -> FakePrompt:
         raise TemplateError("roles must alternate")
 
 

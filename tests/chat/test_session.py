@@ -141,6 +141,7 @@ def test_reply_settings_are_shown_and_changed_by_name() -> None:
         "seed": "3",
         "max-tokens": "none",
         "think-budget": "0",
+        "keep-thoughts": "off",
         "stop": "none",
         "choices": "none",
         "regex": "none",

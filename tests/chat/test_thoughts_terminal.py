@@ -63,3 +63,25 @@ def test_a_single_question_folds_its_thought_on_a_terminal(tmp_path: Path) -> No
         lines = terminal.text.splitlines()
         assert re.fullmatch(r"thought for \d+ s, 4 tokens", lines[0])
         assert lines[1] == "Yes it is"
+
+
+def test_the_cost_of_a_left_out_thought_is_told_once_per_turn(tmp_path: Path) -> None:
+    script = {"replies": [REPLY], "reasoning": "open", "reevaluation_seconds": 60.0}
+    with Terminal("chat", models=tmp_path, **script) as terminal:
+        terminal.prompt()
+        terminal.type("true?\r")
+        terminal.wait("Yes it is")
+        terminal.prompt()
+        assert "again" not in terminal.text
+        for number in (1, 2):
+            terminal.type(f"and now{number}?\r")
+            terminal.wait(f"and now{number}?", "Yes it is")
+            terminal.prompt()
+            assert terminal.text.count("again without the last thought (/set keep-thoughts on keeps it)") == number
+        terminal.type("/set keep-thoughts on\r")
+        terminal.wait("keep-thoughts on", "keep-thoughts on")
+        terminal.prompt()
+        terminal.type("and then?\r")
+        terminal.wait("and then?", "Yes it is")
+        terminal.prompt()
+        assert terminal.text.count("again without the last thought") == 2

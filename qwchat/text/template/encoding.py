@@ -5,12 +5,20 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from qwchat.errors import UsageError
 from qwchat.messages import Message
-from qwchat.reasoning import CLOSING_TAG, OPENING_TAG
+from qwchat.reasoning import CLOSING_TAG
 from qwchat.text.template import TEXT_KEYS, ChatTemplate, text_field
+from qwchat.text.template.kept_replies import (
+    PromptPart,
+    has_thought,
+    kept_reply,
+    split_thought,
+    tags_before_reply,
+)
 from qwchat.text.template.variables import json_variables, translate_text
 from qwchat.text.tokenizer import Tokenizer
 
@@ -21,13 +29,16 @@ def encode_chat(
     messages: Sequence[Message],
     add_generation_prompt: bool = True,
     variables: Mapping[str, Any] | None = None,
+    *,
+    keep_thoughts: bool = False,
 ) -> list[int]:
     """Return the token ids of a conversation. `variables` are those of `ChatTemplate.render`.
 
     Control tokens from the template become their ids. The same characters in a role, content or variable stay text. If
     no message contains them, the ids equal those of the rendered text as a whole. A message of the assistant with
     `token_ids` is inserted as these ids, so that the prompt begins with the tokens that the KV cache already holds. If
-    the template knows `</think>`, it gets the text of a reply with a thought instead, so that it can cut the thought.
+    the template knows `</think>`, it gets the text of a reply with a thought instead, so that it can cut the thought,
+    unless `keep_thoughts` is set.
 
     Raises:
         TemplateError: the template fails, refuses the conversation, or exceeds a limit.
@@ -37,23 +48,24 @@ def encode_chat(
     variables = json_variables(variables or {})
     variable_text = json.dumps(variables, ensure_ascii=False)
     private = _private_characters(messages, variable_text)
-    known_ids: dict[str, Sequence[int]] = {}
-    cuts, closing_id = CLOSING_TAG in template.source, tokenizer.special_ids.get(CLOSING_TAG)
-    turns = [
-        message
-        if cuts and (_has_thought(message) or closing_id in (message.get("token_ids") or ()))
-        else _with_placeholder(message, private, known_ids)
-        for message in messages
-    ]
+    cuts = CLOSING_TAG in template.source
+    inserted = _is_kept if keep_thoughts else partial(_is_inserted, cuts, tokenizer.special_ids.get(CLOSING_TAG))
+    marked: dict[str, Message] = {}
+    turns = [_with_placeholder(each, private, marked) if inserted(each) else each for each in messages]
     plain = template.render(turns, add_generation_prompt, variables=variables)
-    if any(plain.count(mark) != 1 for mark in known_ids):
+    if any(plain.count(mark) != 1 for mark in marked):
         # The template repeats, drops or changes turns: give it their text instead of placeholders.
-        known_ids, turns = {}, list(messages)
+        marked, turns = {}, list(messages)
         plain = template.render(turns, add_generation_prompt, variables=variables)
+    replies: dict[str, Sequence[PromptPart]] = {mark: [each.get("token_ids", ())] for mark, each in marked.items()}
+    if keep_thoughts:
+        before = tags_before_reply(template.render(turns, True, variables=variables))
+        replies = {mark: kept_reply(each, before, tokenizer.special_ids) for mark, each in marked.items()}
+    split = partial(_split_at_control_tokens, tokenizer, replies)
     hidden = {character: next(private) for character in sorted(tokenizer.control_characters)}
     untrusted = [variable_text, *(turn[key] for turn in turns for key in TEXT_KEYS)]
     if not any(character in text for text in untrusted for character in hidden):
-        return tokenizer.encode_prompt(_split_at_control_tokens(plain, tokenizer, known_ids, {}))
+        return tokenizer.encode_prompt(split(plain, {}))
     # With the control characters hidden in contents and variables, no part of a control token can come from there.
     table = str.maketrans(hidden)
     masked_turns = [
@@ -65,24 +77,30 @@ def encode_chat(
     control = tokenizer.control_pattern
     if masked.translate(restored) != plain and control.findall(masked) == control.findall(plain):
         # The template inspects contents, and the hidden characters changed only text. The plain rendering is safe.
-        return tokenizer.encode_prompt(_split_at_control_tokens(plain, tokenizer, known_ids, {}))
-    return tokenizer.encode_prompt(_split_at_control_tokens(masked, tokenizer, known_ids, restored))
+        return tokenizer.encode_prompt(split(plain, {}))
+    return tokenizer.encode_prompt(split(masked, restored))
 
 
-def _has_thought(message: Message) -> bool:
-    return message["role"] == "assistant" and CLOSING_TAG in message["content"]
+def _is_inserted(cuts: bool, closing_id: int | None, message: Message) -> bool:
+    """Return whether a message is a reply to insert as token ids; not if the template `cuts` its thought."""
+    token_ids = message.get("token_ids") or ()
+    if message["role"] != "assistant" or len(token_ids) == 0:
+        return False
+    return not (cuts and (has_thought(message) or closing_id in token_ids))
+
+
+def _is_kept(message: Message) -> bool:
+    """Return whether a message is a reply to insert as it was generated."""
+    return message["role"] == "assistant" and (bool(message.get("token_ids")) or has_thought(message))
 
 
 def _mask_content(message: Message, table: Mapping[int, str], *, keep_tags: bool) -> str:
     """Return the content with its control characters hidden, except in the tags around the thought of a reply."""
     content = message["content"]
-    if not (keep_tags and _has_thought(message)):
+    if not (keep_tags and has_thought(message)):
         return content.translate(table)
-    thought, tag, answer = content.partition(CLOSING_TAG)
-    before, opening, thought = (
-        thought.partition(OPENING_TAG) if thought.lstrip().startswith(OPENING_TAG) else ("", "", thought)
-    )
-    return f"{before}{opening}{thought.translate(table)}{tag}{answer.translate(table)}"
+    before, opening, thought, closing, answer = split_thought(content)
+    return f"{before}{opening}{thought.translate(table)}{closing}{answer.translate(table)}"
 
 
 def _private_characters(messages: Iterable[Message], others: str) -> Iterator[str]:
@@ -100,25 +118,22 @@ def _unused_characters(used: Collection[str]) -> Iterator[str]:
     )
 
 
-def _with_placeholder(message: Message, private: Iterator[str], known_ids: dict[str, Sequence[int]]) -> Message:
-    """Replace the content of a message that has token ids by a private character, and add the ids to `known_ids`."""
-    token_ids = message.get("token_ids")
-    if message["role"] != "assistant" or token_ids is None or len(token_ids) == 0:
-        return message
+def _with_placeholder(message: Message, private: Iterator[str], marked: dict[str, Message]) -> Message:
+    """Return the message with a private character as its content, which is added to `marked`."""
     mark = next(private)
-    known_ids[mark] = token_ids
+    marked[mark] = message
     return Message(role=message["role"], content=mark)
 
 
 def _split_at_control_tokens(
-    text: str, tokenizer: Tokenizer, known_ids: Mapping[str, Sequence[int]], restored: Mapping[int, str]
-) -> Iterator[str | Sequence[int]]:
+    tokenizer: Tokenizer, replies: Mapping[str, Sequence[PromptPart]], text: str, restored: Mapping[int, str]
+) -> Iterator[PromptPart]:
     """Split rendered text at control tokens and placeholders, and restore the hidden characters in the text between."""
     start = 0
-    marks = f"|[{''.join(known_ids)}]" if known_ids else ""
+    marks = f"|[{''.join(replies)}]" if replies else ""
     pattern = re.compile(tokenizer.control_pattern.pattern + marks)
     for match in pattern.finditer(text):
         yield text[start : match.start()].translate(restored)
-        yield known_ids[match[0]] if match[0] in known_ids else (tokenizer.special_ids[match[0]],)
+        yield from replies.get(match[0]) or [(tokenizer.special_ids[match[0]],)]
         start = match.end()
     yield text[start:].translate(restored)
