@@ -118,7 +118,8 @@ def _find(name: str) -> _Subject:
 def _on_hub(name: str) -> _Subject:
     """Fetch config.json of a repository, and nothing else."""
     from quant.families import read_config
-    from qwchat.store.hub import find_repository, parse_repository, read_small
+    from qwchat.store.hub import find_repository, parse_repository
+    from qwchat.store.hub_download import read_small
 
     repository = find_repository(*parse_repository(name))
     with tempfile.TemporaryDirectory() as folder:

@@ -22,7 +22,8 @@ from quant.safe_files import (
 from quant.sources import Rows, Source, TensorInfo
 from quant.sources.huggingface import HuggingFaceCheckpoint
 from quant.sources.safetensors import StoredTensor, parse_header
-from qwchat.store.hub import HubFile, Repository, read_small
+from qwchat.store.hub import HubFile, Repository
+from qwchat.store.hub_download import read_small
 from qwchat.store.shards import Shards
 
 STATE_NAME = "pull.json"

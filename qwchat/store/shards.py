@@ -10,17 +10,19 @@ from __future__ import annotations
 import ctypes
 import errno
 import hashlib
+import io
 import os
 import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Protocol
 
 from quant.safe_files import atomic_write
 from quant.sources.safetensors import MAX_HEADER_BYTES
 from qwchat.errors import HubError, QwchatError
-from qwchat.store.hub import HubFile, Repository, download
+from qwchat.store.hub import HubFile, Repository
+from qwchat.store.hub_download import BUFFER_BYTES, download
 
 PREFIX_BYTES = 1 << 20
 _AHEAD = 0.05  # of the largest shard: what may be there of the next one while this one is whole
@@ -132,8 +134,7 @@ class Shards:
         try:
             for name in names:
                 if name not in self._ready:
-                    self._append(name, self._files[name].size)
-                    self._verify(name)
+                    self._fetch(name)
                 with self._changed:
                     self._ready.add(name)
                     self._changed.notify_all()
@@ -142,34 +143,36 @@ class Shards:
                 self._failure = error
                 self._changed.notify_all()
 
-    def _append(self, name: str, stop: int) -> None:
-        """Download a shard from where its file ends up to byte `stop`."""
-        file, start = self._files[name], self._length(name)
-        if start >= stop:
-            return
-        with self.path(name).open("r+b" if start else "wb") as stream:
-            stream.seek(start)
-            try:
-                download(self._repository, file, _Metered(self, name, stream, stop), start, None if start else stop)
-            except _EnoughError:
-                pass
-            except OSError as error:
-                remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "check its permissions"
-                where = self.path(name)
-                raise HubError(f"{where} cannot be written ({error.strerror}): {remedy} and pull again") from error
-        if self._length(name) < stop:
-            raise HubError(f"{self._repository.name}: {name} ended early; pull again to resume")
-
-    def _verify(self, name: str) -> None:
-        file, path = self._files[name], self.path(name)
-        with path.open("rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
-        if file.sha256 is not None and found != file.sha256:
-            path.unlink()
+    def _fetch(self, name: str) -> None:
+        """Download a shard to its end and compare its checksum. Raises HubError."""
+        digest = hashlib.sha256()
+        start = self._length(name)
+        if start:
+            with self.path(name).open("rb") as stream:
+                while data := stream.read(BUFFER_BYTES):  # What an earlier attempt has left.
+                    digest.update(data)
+        found = self._append(name, self._files[name].size, digest).hexdigest()
+        if self._files[name].sha256 not in (None, found):
+            self.path(name).unlink()
             raise HubError(
                 f"{self._repository.name}: {name} arrived with a wrong checksum and was removed; pull again to fetch it"
             )
         self.marker(name).touch()
+
+    def _append(self, name: str, stop: int, digest: Digest | None = None) -> Digest:
+        """Download a shard from where its file ends up to byte `stop`. Return `digest` of all its bytes."""
+        file, start = self._files[name], self._length(name)
+        path = self.path(name)
+        try:
+            with path.open("r+b" if start else "wb", buffering=0) as stream:
+                stream.seek(start)
+                sink = _ShardSink(self, name, stream, digest or hashlib.sha256())
+                if start < stop:
+                    download(self._repository, file, sink, start, stop)
+        except OSError as error:
+            remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "check its permissions"
+            raise HubError(f"{path} cannot be written ({error.strerror}): {remedy} and pull again") from error
+        return sink.digest
 
     def _length(self, name: str) -> int:
         try:
@@ -205,38 +208,36 @@ class Shards:
         return any(taken > PREFIX_BYTES + _BLOCK for other, taken in self._taken.items() if other != name)
 
 
-class _EnoughError(Exception):
-    """As many bytes as were wanted have arrived."""
+class Digest(Protocol):
+    """A checksum of bytes that arrive in pieces."""
+
+    def update(self, data: memoryview | bytes) -> None:
+        """Add bytes."""
+
+    def hexdigest(self) -> str:
+        """Return the checksum."""
 
 
-class _Metered:
-    """The file of a shard as `download` writes it: at most up to `stop`, and within the budget of the disk."""
+class _ShardSink:
+    """The file of a shard as `download` writes it, within the budget of the disk, with the checksum of its bytes."""
 
-    def __init__(self, shards: Shards, name: str, stream: BinaryIO, stop: int) -> None:
-        self._shards, self._name, self._stream, self._stop = shards, name, stream, stop
+    def __init__(self, shards: Shards, name: str, stream: io.RawIOBase, digest: Digest) -> None:
+        self._shards, self._name, self._stream, self.digest = shards, name, stream, digest
 
-    def write(self, data: bytes) -> int:
-        """Write `data`; more than was wanted is left out, and ends the download."""
-        wanted = data[: self._stop - self._stream.tell()]
-        self._shards.take(self._name, len(wanted))
-        self._stream.write(wanted)
-        if len(wanted) < len(data):
-            self._stream.flush()
-            raise _EnoughError
-        return len(data)
+    def write(self, data: memoryview) -> None:
+        """Write bytes once there is space for them. Raises FetchStoppedError and OSError."""
+        self._shards.take(self._name, len(data))
+        written = 0
+        while written < len(data):
+            written += self._stream.write(data[written:]) or 0
+        self.digest.update(data)
 
-    def seek(self, position: int) -> int:
-        """Go back to `position`, from which the hub sends the file again."""
-        self._shards.give_back(self._name, self._stream.tell() - position)
-        return self._stream.seek(position)
-
-    def tell(self) -> int:
-        """Return the position."""
-        return self._stream.tell()
-
-    def truncate(self) -> int:
-        """Cut off what follows the position."""
-        return self._stream.truncate()
+    def restart(self) -> None:
+        """Remove what was written: the hub sends the file from its start."""
+        self._shards.give_back(self._name, self._stream.tell())
+        self._stream.seek(0)
+        self._stream.truncate()
+        self.digest = hashlib.sha256()
 
 
 def _punch(path: Path, start: int, count: int) -> bool:

@@ -1,5 +1,7 @@
 """A stand-in of a model hub on loopback: the HTTP interface that huggingface_hub speaks, with faults on demand.
 
+    python -m tests.store.hub_server OWNER/NAME FOLDER    # serves a folder, prints the address, ends with stdin
+
 Large files are answered with a redirect to another path, as the real hub redirects to its storage.
 """
 
@@ -7,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -21,6 +25,7 @@ from urllib.parse import unquote, urlsplit
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LARGE_BYTES = 20_000
 MOST_UNCUT_BYTES = 1 << 19
+PIECE_BYTES = 1 << 18
 
 
 @dataclass
@@ -55,7 +60,10 @@ class HubState:
 
     def checksum(self, file: Path) -> str:
         """Return the stated SHA-256 of a file."""
-        return self.checksums.get(file.name) or hashlib.sha256(file.read_bytes()).hexdigest()
+        if file.name in self.checksums:
+            return self.checksums[file.name]
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -141,17 +149,15 @@ class _Handler(BaseHTTPRequestHandler):
                 state.cuts -= cut
                 stop = min(stop, broken)
         with file.open("rb") as stream:
-            stream.seek(start)
             while start < stop:
                 state.on_chunk()
-                piece = stream.read(min(1 << 18, stop - start))
                 try:
-                    self.wfile.write(piece)
+                    sent = os.sendfile(self.connection.fileno(), stream.fileno(), start, min(PIECE_BYTES, stop - start))
                 except OSError:
                     return
-                start += len(piece)
+                start += sent
                 with state.lock:
-                    state.sent[file.name] += len(piece)
+                    state.sent[file.name] += sent
         if cut:
             self.close_connection = True
             self.connection.close()
@@ -192,3 +198,17 @@ def serving(state: HubState) -> Iterator[str]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+def main() -> None:
+    """Serve one repository until standard input ends."""
+    name, folder = sys.argv[1], Path(sys.argv[2])
+    state = HubState({name: folder})
+    state.checksums = {file.name: state.checksum(file) for file in folder.iterdir()}
+    with serving(state) as url:
+        print(url, flush=True)
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()
