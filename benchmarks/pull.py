@@ -2,7 +2,7 @@
 
     python -m benchmarks.pull                                     # a minute, 3 GB of disk
     python -m benchmarks.pull --shape qwen2-7b --work DIR         # minutes, 35 GB of disk
-    python -m benchmarks.pull --rounds 5
+    python -m benchmarks.pull --file-bytes 250000000 --rounds 5   # several files, which download and convert at once
 
 A checkpoint with random weights in a real shape is served on loopback, by a process of its own that sends files with
 sendfile. Each step runs in a process of its own, in turns over the rounds; figures are medians:
@@ -36,7 +36,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.make_checkpoint import make_checkpoint
+from benchmarks.make_checkpoint import SHARD_BYTES, make_checkpoint
 from benchmarks.measurements import machine_name
 from benchmarks.processes import TICKS
 from benchmarks.real_shapes import resident_sets
@@ -148,9 +148,9 @@ def shapes() -> dict[str, dict[str, Any]]:
 
 
 @contextmanager
-def serving(shape: str, work: Path) -> Iterator[Bench]:
+def serving(shape: str, file_bytes: int, work: Path) -> Iterator[Bench]:
     """Make a checkpoint and serve it."""
-    source = make_checkpoint(shapes()[shape], work / "Model")
+    source = make_checkpoint(shapes()[shape], work / "Model", shard_bytes=file_bytes)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(embedded_checkpoint() / name, source / name)
     command = [sys.executable, "-m", "tests.store.hub_server", NAME, str(source)]
@@ -194,10 +194,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="measure a pull beside a download and a conversion")
     parser.add_argument("--shape", default="qwen2-0.5b", choices=shapes())
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--file-bytes", type=int, default=SHARD_BYTES, help="most bytes of weights in one file")
     parser.add_argument("--work", type=Path, help="folder for a temporary folder (default: that of the system)")
     parser.add_argument("--bound-time", action="store_true", help="fail if a pull takes 1.15 times the slower part")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=options.work) as folder, serving(options.shape, Path(folder)) as bench:
+    with (
+        tempfile.TemporaryDirectory(dir=options.work) as folder,
+        serving(options.shape, options.file_bytes, Path(folder)) as bench,
+    ):
         sizes = [file.stat().st_size for file in bench.source.glob("*.safetensors")]
         runs = [run_round(bench) for _ in range(options.rounds)]
     figures, result = medians([run for run, _ in runs]), runs[0][1]
@@ -212,6 +216,7 @@ def main() -> int:
         "machine": machine_name(),
         "shape": options.shape,
         "bytes": sum(sizes),
+        "files": len(sizes),
         "largest_file": max(sizes),
         "result": result,
         "rounds": options.rounds,

@@ -12,7 +12,6 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 KEPT_IN = {
-    "huggingface_hub": "qwchat/store/hub.py",
     "prompt_toolkit": "qwchat/chat/editor/toolkit.py",
     "pygments": "qwchat/markdown/lexing.py",
     "typer": "qwchat/cli/typer_internals.py",

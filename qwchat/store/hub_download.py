@@ -54,15 +54,14 @@ def download(repository: Repository, file: HubFile, sink: Sink, start: int = 0, 
         from huggingface_hub.utils import hf_raise_for_status
 
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # It would report each request that it repeats.
-        retries, reached = _RETRIES, start
+        retries, reached, furthest = _RETRIES, start, start
         while reached < stop:
-            before = reached
             try:
                 with _request(repository, file, reached, stop) as response:
                     hf_raise_for_status(response)
                     if reached and response.status_code != _PARTIAL_CONTENT:
                         sink.restart()
-                        reached = before = 0
+                        reached = 0
                     for data in _received(response, _checked_length(response, repository, file, reached, stop)):
                         wanted = data[: stop - reached]
                         sink.write(wanted)
@@ -70,9 +69,9 @@ def download(repository: Repository, file: HubFile, sink: Sink, start: int = 0, 
                         if reached == stop:
                             return
             except (NetworkError, RemoteProtocolError, TimeoutException):
-                if reached == before and not retries:
+                if reached <= furthest and not retries:
                     raise
-            retries = _RETRIES if reached > before else retries - 1
+            retries, furthest = (_RETRIES, reached) if reached > furthest else (retries - 1, furthest)
             if retries < 0:
                 raise HubError(f"{repository.name}: {file.name} ends at byte {reached:,}; pull again to resume")
             time.sleep(_PAUSE_SECONDS)

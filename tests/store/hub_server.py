@@ -40,6 +40,10 @@ class HubState:
         gated: repositories whose files ask for consent.
         checksums: file name -> checksum that is stated instead of the right one.
         sent: bytes that were sent, by file name.
+        ignoring_ranges: send large files from their start, whatever is asked for.
+        chunked: send large files without their length.
+        grown: bytes that large files have gained since the hub stated their sizes; negative: lost.
+        cut_at_once: how many more answers of large files are cut before their first byte.
         on_chunk: called before each piece of a large file.
     """
 
@@ -50,6 +54,10 @@ class HubState:
     gated: set[str] = field(default_factory=set)
     checksums: dict[str, str] = field(default_factory=dict)
     sent: Counter[str] = field(default_factory=Counter)
+    ignoring_ranges: bool = False
+    chunked: bool = False
+    grown: int = 0
+    cut_at_once: int = 0
     on_chunk: Callable[[], object] = lambda: None
     rng: random.Random = field(default_factory=lambda: random.Random(7))
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -128,10 +136,27 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._send_file(state, state.repositories[name] / file_name, cut=state.cuts > 0)
 
+    def _send_chunked(self, state: HubState, file: Path) -> None:
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        with file.open("rb") as stream:
+            left = file.stat().st_size + state.grown
+            while piece := stream.read(min(PIECE_BYTES, left)):
+                left -= len(piece)
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+                state.sent[file.name] += len(piece)
+        self.wfile.write(b"0\r\n\r\n")
+
     def _send_file(self, state: HubState, file: Path, *, cut: bool) -> None:
-        size = file.stat().st_size
+        large = state.is_large(file)
+        if large and state.chunked:
+            self._send_chunked(state, file)
+            return
+        size = file.stat().st_size + (state.grown if large else 0)
         start, stop = 0, size
-        if wanted := self.headers.get("Range"):
+        wanted = None if large and state.ignoring_ranges else self.headers.get("Range")
+        if wanted:
             first, _, last = wanted.removeprefix("bytes=").partition("-")
             start, stop = int(first), min(size, int(last) + 1 if last else size)
         self.send_response(206 if wanted else 200)
@@ -142,7 +167,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
-        if cut:
+        if large and state.cut_at_once:
+            state.cut_at_once -= 1
+            cut, stop = True, start
+        elif cut:
             with state.lock:
                 broken = start + state.rng.randrange(MOST_UNCUT_BYTES)
                 cut = broken < stop
