@@ -26,7 +26,7 @@ def test_the_client_waits_for_a_busy_hub() -> None:
 
 @pytest.mark.parametrize("together", [0, 1, 1000, 65_536, 300_000, len(BODY)])
 def test_after_the_first_piece_the_connection_holds_the_rest(together: int) -> None:
-    """The library hands out all that it has read before its next read, whatever arrives with the headers."""
+    """Check that the library hands out all that it has read before its next read, whatever the headers bring."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def answer() -> None:
