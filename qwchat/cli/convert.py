@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from quant.units import data_size
 from quant.wording import spell_out
 from qwchat import models_folder
 from qwchat.chat.formatting import duration, format_ranges
+from qwchat.cli.conversion_memory import check_conversion_memory
 from qwchat.cli.convert_progress import ConversionResult, run_conversion
 from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.error_messages import as_flag
@@ -47,6 +49,7 @@ def run(options: ConvertOptions, dependencies: Dependencies) -> int:
             destination.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise QwchatError(f"cannot create {destination.parent} ({error.strerror}): give DEST") from error
+    threads = options.threads or resolve()["threads"]
     events = convert(
         options.source,
         destination,
@@ -56,10 +59,12 @@ def run(options: ConvertOptions, dependencies: Dependencies) -> int:
         resume=options.resume,
         dry_run=options.dry_run,
         force=options.force,
-        threads=options.threads or resolve()["threads"],
+        threads=threads,
     )
     try:
-        conversion = run_conversion(events, f"converting {models_folder.model_name(options.source)}", streams)
+        title = f"converting {models_folder.model_name(options.source)}"
+        check = None if options.dry_run else partial(check_conversion_memory, threads=threads)
+        conversion = run_conversion(events, title, streams, check=check)
     except KeyboardInterrupt:
         streams.screen.hint("finished tensors are kept: run the same command with --resume to continue")
         raise

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 from qwchat.chat.view.progress import ByteProgress, byte_progress
+from qwchat.cli.conversion_memory import oversize_warning
 from qwchat.cli.setup_progress import SetupProgress
 from qwchat.cli.streams import Streams
 
@@ -31,6 +32,7 @@ def run_conversion(
     title: str,
     streams: Streams,
     *,
+    check: Callable[[ConversionPlanned], None] | None = None,
     show_notices: bool = True,
     setup: SetupProgress | None = None,
 ) -> ConversionResult:
@@ -40,6 +42,7 @@ def run_conversion(
         events: the conversion.
         title: title of the progress bar.
         streams: where the progress is shown.
+        check: called with the plan before any work is done; raises if it cannot be carried out.
         show_notices: show notices about the checkpoint too.
         setup: progress of the first run that this conversion belongs to; None creates one.
     """
@@ -61,6 +64,11 @@ def run_conversion(
         for event in events:
             if isinstance(event, ConversionPlanned):
                 conversion = ConversionResult(event)
+                if check is not None:
+                    check(event)
+                if warning := oversize_warning(event.total_bytes_out):
+                    conversion.notices.append(warning)
+                    streams.screen.notice(warning)
                 if setup is not None:
                     setup.plan(event)
             assert conversion is not None, "the plan is the first event"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 
 from qwchat import models_folder
@@ -131,14 +132,17 @@ def _convert(
     """Convert the checkpoint, continuing an interrupted conversion if it matches."""
     from quant import convert
     from quant.errors import ArgumentError, DestinationBusyError
+    from qwchat.cli.conversion_memory import check_conversion_memory
     from qwchat.cli.convert_progress import run_conversion
 
+    check = partial(check_conversion_memory, threads=threads)
     again = models_folder.is_model(located.destination)
     streams.screen.notice(f"converting {located.name} into {located.destination} ({reason})")
     for resume in (True, False):
         events = convert(located.path, located.destination, resume=resume, force=again, threads=threads)
         try:
-            run_conversion(events, f"converting {located.name}", streams, show_notices=False, setup=setup)
+            title = f"converting {located.name}"
+            run_conversion(events, title, streams, check=check, show_notices=False, setup=setup)
             return
         except DestinationBusyError:
             raise

@@ -69,14 +69,14 @@ class LoadedModels:
                 located = ensure_model(name, self._dependencies, self._streams, threads, may_pull=False)
                 if located.path == self._located.path:
                     return None
-                model = load_located(located, settings, self._dependencies)
+                model = load_located(located, settings, self._dependencies, self._streams)
         except KeyboardInterrupt:
             raise UsageError(f"stopped opening {name}{stay}") from None
         except QuantError as error:
             raise ModelError(ArgumentMessage(error)) from error
         except (NotEnoughMemoryError, MemoryError) as error:
             leave = f"; or leave the chat and start qwchat -c -m {name}, which opens one model alone"
-            raise NotEnoughMemoryError(ArgumentMessage(str(error) or "out of memory", leave)) from error
+            raise NotEnoughMemoryError(ArgumentMessage(error if error.args else "out of memory", leave)) from error
         self._next = located, model
         folder = model.folder
         return OpenedModel(model, located.name, folder.fingerprint, model.defaults, folder.bits_per_weight)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from quant.presets import DEFAULT_PRESET
 from quant.units import data_size
 from qwchat import models_folder
 from qwchat.chat.formatting import duration
+from qwchat.cli.conversion_memory import check_conversion_memory
 from qwchat.cli.convert_progress import ConversionResult, run_conversion
 from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.exit_codes import ExitCode
@@ -84,7 +86,8 @@ def pull_model(
     repository = find_repository(repository_name, revision)
     pull = Pull(repository, destination, preset, keep_checkpoint=keep_checkpoint, threads=threads)
     try:
-        return pull, run_conversion(_with_download(pull), f"pulling {folder}", streams)
+        check = partial(check_conversion_memory, threads=threads)
+        return pull, run_conversion(_with_download(pull), f"pulling {folder}", streams, check=check)
     except KeyboardInterrupt:
         streams.screen.hint("what is done is kept: the same command resumes it")
         raise

@@ -23,11 +23,15 @@ def open_model(options: ReplyOptions, dependencies: Dependencies, streams: Strea
     """Find the model, convert it if it is a checkpoint, and load it."""
     settings = options.settings
     located = ensure_model(settings["model"], dependencies, streams, settings["threads"])
-    return located, load_located(located, settings, dependencies)
+    return located, load_located(located, settings, dependencies, streams)
 
 
-def load_located(located: LocatedModel, settings: Settings, dependencies: Dependencies) -> Model:
-    """Load a model that was found, with the engine settings in `settings`."""
+def load_located(located: LocatedModel, settings: Settings, dependencies: Dependencies, streams: Streams) -> Model:
+    """Load a model that was found, with the engine settings in `settings`, after a look at the free memory."""
+    from qwchat.store.memory_check import check_memory
+
+    if warning := check_memory(located.path, settings["ctx"], settings["kv"], settings["threads"]):
+        streams.screen.notice(warning)
     return dependencies.load(
         located.path,
         threads=settings["threads"],

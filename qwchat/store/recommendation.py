@@ -46,18 +46,21 @@ def recommend(fitting: list[Recommendation]) -> Recommendation | None:
     return next((each for each in reversed(fitting) if each.fluent), fitting[0] if fitting else None)
 
 
-def fitting_machine(memory: int, bandwidth: float | None = None, preset: str = DEFAULT_PRESET) -> list[Recommendation]:
+def fitting_machine(
+    memory: int, bandwidth: float | None = None, preset: str = DEFAULT_PRESET, share: float = SHARE
+) -> list[Recommendation]:
     """Return the general models that fit a machine, the smallest first.
 
     Args:
         memory: bytes of the machine's memory.
         bandwidth: bytes per second that its threads read; None if unknown.
         preset: formats of the weights.
+        share: part of the memory that a model may take.
     """
     found = []
     for entry in _general():
         cpu = estimate(entry.config, planned_tensors(entry.config, preset), DEFAULT_CONTEXT)
-        if cpu.total <= SHARE * memory:
+        if cpu.total <= share * memory:
             speed = None if bandwidth is None else bandwidth / cpu.bytes_per_token
             found.append(Recommendation(entry.name, preset, cpu.total, speed))
     return sorted(found, key=lambda each: each.needed)

@@ -11,7 +11,7 @@ from qwchat.store.recommendation import FLUENT, fitting_card, fitting_machine, r
 @pytest.mark.parametrize(
     ("memory", "bandwidth", "largest", "recommended"),
     [
-        (2_000_000_000, 20e9, "qwen2.5:0.5b", "qwen2.5:0.5b"),
+        (2_000_000_000, 20e9, "qwen2.5:1.5b", "qwen2.5:1.5b"),
         (4_000_000_000, 20e9, "qwen2.5:3b", "qwen2.5:3b"),
         (8_000_000_000, 40e9, "qwen2.5:7b", "qwen2.5:7b"),
         # An old machine: 7B fits, but is slow.
