@@ -32,7 +32,7 @@ def test_import_contracts() -> None:
 def test_slow_tests_and_tiers(pytestconfig: pytest.Config) -> None:
     assert any(line.startswith("slow:") for line in pytestconfig.getini("markers"))
     runs = [line for line in (REPOSITORY / ".ci" / "run").read_text().splitlines() if "-m pytest" in line]
-    assert ["--slow" in line for line in runs] == [False, True, True, True]  # README, all, docs, oracle.
+    assert ["--slow" in line for line in runs] == [False, True, True, True, True]  # README, all, CUDA, docs, oracle.
 
 
 def test_no_source_has_a_branch_for_windows() -> None:

@@ -10,7 +10,7 @@ from tests.cuda.interpreter import Kernel, Memory
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize(("words", "blocks"), [(1, 1), (300, 2), (513, 1)])
+@pytest.mark.parametrize(("words", "blocks"), [(1, 1), (100, 1), (300, 2), (513, 1)])
 def test_words_are_copied(target: int, words: int, blocks: int) -> None:
     record = kernels()["copy_words"]
     kernel = Kernel(ptx_text(record.unit, target), record.name)

@@ -100,7 +100,7 @@ class Emitter:
 
     def local(self, register: str) -> str:
         """Return the Python variable of a register."""
-        return "v_" + register.lstrip("%").replace("$", "_")
+        return ("v_" if register.startswith("%") else "n_") + register.lstrip("%").replace("$", "_")
 
     def get(self, operand: str, kind: str) -> str:
         """Return an expression for an operand as a value of PTX type `kind`."""

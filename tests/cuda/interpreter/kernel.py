@@ -43,7 +43,6 @@ class Launch:
         shared_bytes: Dynamic shared memory.
         cohorts: Number of cohorts of warps that run in random order.
         races: Whether races are looked for.
-        most_steps: Basic blocks after which a wave is taken for one that does not end.
     """
 
     grid: tuple[int, int, int]
@@ -53,7 +52,6 @@ class Launch:
     shared_bytes: int
     cohorts: int
     races: bool
-    most_steps: int
 
 
 class Kernel:
@@ -64,9 +62,12 @@ class Kernel:
         blocks: Its basic blocks.
         functions: Python function of each basic block.
         granule: Bytes that its accesses to shared memory are multiples of.
+        most_steps: Basic blocks after which a wave is taken for one that does not end.
+        steps: Most basic blocks that a wave has run.
     """
 
-    def __init__(self, ptx_text: str, name: str) -> None:
+    def __init__(self, ptx_text: str, name: str, most_steps: int = 1_000_000) -> None:
+        self.most_steps, self.steps = most_steps, 0
         self.program: Program = parse(ptx_text, name)
         self.blocks: list[BasicBlock] = basic_blocks(self.program)
         self.granule = _granule(self.program)
@@ -108,7 +109,6 @@ class Kernel:
         cohorts: int = 2,
         races: bool = True,
         together: int = 0,
-        most_steps: int = 1_000_000,
     ) -> None:
         """Run the kernel.
 
@@ -122,7 +122,6 @@ class Kernel:
             cohorts: Groups of warps that run one after the other, in random order; 1 = all warps together.
             races: Whether to look for races.
             together: Blocks that run at the same time (0 = as many as are fast); a barrier of the grid needs all.
-            most_steps: Basic blocks that a wave may run.
 
         Raises:
             IndexError: An access outside of memory, or one that is not aligned.
@@ -143,7 +142,7 @@ class Kernel:
             name: np.uint64(memory.place(np.frombuffer(content, np.uint8)))
             for name, content in self.program.constants.items()
         }
-        launch = Launch(sizes, block, parameters, constants, shared_bytes, cohorts, races, most_steps)
+        launch = Launch(sizes, block, parameters, constants, shared_bytes, cohorts, races)
         random = np.random.default_rng(seed)
         together = together or max(1, _MOST_THREADS // per_block)
         order = random.permutation(count) if count > 1 else np.zeros(1, np.int64)

@@ -105,7 +105,8 @@ def bfe(value, position, length):
     if value.dtype.kind == "i":
         highest = np.minimum(position.astype(np.int64) + length - 1, bits - 1)
         negative = (shift_right(raw, highest) & np.uint64(1)).astype(bool) & (length > 0)
-        taken = np.where(negative, taken | shift_left(np.full_like(raw, 2**64 - 1), np.minimum(length, 64)), taken)
+        copied = np.minimum(length.astype(np.int64), np.maximum(bits - position.astype(np.int64), 0))
+        taken = np.where(negative, taken | shift_left(np.full_like(raw, 2**64 - 1), copied), taken)
     return np.asarray(taken).astype(f"u{value.dtype.itemsize}").view(value.dtype)
 
 

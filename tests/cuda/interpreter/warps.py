@@ -114,4 +114,5 @@ def reduce_lanes(warps, name, value, mask):
     functions.update({"and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor})
     if not warps.full or (np.broadcast_to(mask, warps.count) != 0xFFFFFFFF).any():
         raise NotImplementedError("redux of a part of a warp")
-    return np.repeat(functions[name].reduce(warps.spread(value), 1), LANES)
+    spread = warps.spread(value)
+    return np.repeat(functions[name].reduce(spread, 1, dtype=spread.dtype), LANES)

@@ -104,7 +104,8 @@ class Wave:
                 self._ready[cohorts[int(self.random.integers(len(cohorts)))] if len(cohorts) > 1 else cohorts[0]]
             )
             steps += 1
-            if steps > self.launch.most_steps:
+            self.kernel.steps = max(self.kernel.steps, steps)
+            if steps > self.kernel.most_steps:
                 raise RuntimeError(f"kernel {self.kernel.program.name} does not end")
         waiting = np.flatnonzero(self._waits_at != _NOWHERE)
         if waiting.size:
