@@ -2,38 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
 from qwchat.cuda.device import OpenGpu
-from qwchat.cuda.launch import Launch, run_all
+from qwchat.cuda.launch import Step, run_all
 from qwchat.cuda.memory import Stream
 from qwchat.errors import QwchatError
 
 
 class Graphs:
-    """Captured lists of launches by key, destroyed when the device is closed.
+    """Captured lists of steps by key, destroyed when the device is closed.
 
     The parameters of a launch are fixed when it is captured; what changes from replay to replay is in device memory.
     """
 
     def __init__(self, gpu: OpenGpu) -> None:
         self._driver = gpu.driver
-        self._executables: dict[Hashable, int] = {}
+        self._executables: dict[tuple[object, ...], int] = {}
         gpu.on_close(self.clear)
 
-    def run(self, key: Hashable, launches: Callable[[], Sequence[Launch]], stream: Stream) -> None:
-        """Replay the graph of `key` on a stream; the first time, capture the launches that `launches` returns."""
+    def run(self, key: tuple[object, ...], steps: Callable[[], Iterable[Step]], stream: Stream) -> None:
+        """Replay the graph of `key` on a stream; the first time, capture the steps that `steps` returns."""
         executable = self._executables.get(key)
         if executable is None:
             # Kernels are loaded before the capture, in which the driver loads nothing.
-            executable = self._executables[key] = self._capture(launches(), stream)
+            executable = self._executables[key] = self._capture(list(steps()), stream)
         self._driver.launch_graph(executable, stream.handle)
 
-    def _capture(self, launches: Sequence[Launch], stream: Stream) -> int:
+    def _capture(self, steps: Sequence[Step], stream: Stream) -> int:
         self._driver.begin_capture(stream.handle)
         try:
-            run_all(launches, self._driver, stream.handle)
+            run_all(steps, self._driver, stream.handle)
         except BaseException:
             with suppress(QwchatError):
                 self._destroy_graph(self._driver.end_capture(stream.handle))
@@ -50,7 +50,7 @@ class Graphs:
             if graph:
                 self._driver.destroy_graph(graph)
 
-    def remove(self, matches: Callable[[Hashable], bool]) -> None:
+    def remove(self, matches: Callable[[tuple[object, ...]], bool]) -> None:
         """Destroy the graphs whose keys match, such as those of a cache that was deleted."""
         for key in [key for key in self._executables if matches(key)]:
             executable = self._executables.pop(key)

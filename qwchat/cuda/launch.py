@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -41,14 +41,54 @@ class Launch:
         )
 
 
-def run_all(launches: Sequence[Launch], driver: Driver, stream: int) -> None:
-    """Launch some kernels, one after the other, on a stream."""
-    for launch in launches:
-        launch.run(driver, stream)
+@dataclass(frozen=True)
+class HostCopy:
+    """A copy between the device and pinned memory, which must stay there.
+
+    Attributes:
+        device: address on the device.
+        host: address of pinned memory.
+        size: bytes.
+        to_device: direction.
+    """
+
+    device: int
+    host: int
+    size: int
+    to_device: bool
+
+    def run(self, driver: Driver, stream: int) -> None:
+        """Copy on a stream."""
+        if self.to_device:
+            driver.copy_to_device(self.device, self.host, self.size, stream)
+        else:
+            driver.copy_to_host(self.host, self.device, self.size, stream)
+
+
+def after_copy(launches: Iterable[Launch]) -> Iterator[Launch]:
+    """Yield launches, the first one without overlap: only a kernel lets its successor begin early."""
+    for index, launch in enumerate(launches):
+        yield launch if index else replace(launch, overlap=False)
+
+
+Step = Launch | HostCopy
+"""Work that a stream does, or that a graph replays."""
+
+
+def run_all(steps: Sequence[Step], driver: Driver, stream: int) -> None:
+    """Put some steps on a stream, one after the other."""
+    for step in steps:
+        step.run(driver, stream)
 
 
 def prepare(
-    modules: Modules, name: str, grid: int, *, shared_bytes: int = 0, overlap: bool = False, **parameters: float
+    modules: Modules,
+    name: str,
+    grid: int,
+    parameters: Mapping[str, float],
+    *,
+    shared_bytes: int = 0,
+    overlap: bool = False,
 ) -> Launch:
     """Return a launch of the kernel `name`, and load the kernel.
 
@@ -56,9 +96,9 @@ def prepare(
         modules: where the kernel is loaded.
         name: name of the kernel.
         grid: number of blocks, at least 1.
+        parameters: the kernel's parameters by name, all of them.
         shared_bytes: dynamic shared memory of each block.
         overlap: whether the kernel may begin before the previous launch has ended; it has to wait for it by itself.
-        parameters: the kernel's parameters by name, all of them.
 
     Raises:
         KeyError: there is no such kernel.

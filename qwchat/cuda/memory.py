@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import weakref
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -60,7 +60,7 @@ class DeviceMemory:
     def __init__(self, gpu: OpenGpu) -> None:
         self._gpu = gpu
         self._live: dict[int, Allocation] = {}
-        self._dropped: deque[Allocation] = deque()
+        self._dropped: deque[Callable[[], None]] = deque()
         gpu.on_close(self._free_all)
 
     @property
@@ -71,34 +71,34 @@ class DeviceMemory:
             counted[allocation.purpose] += allocation.size
         return dict(counted)
 
-    def allocate(self, size: int, purpose: str, owner: object = None) -> Allocation:
+    def allocate(self, size: int, purpose: str) -> Allocation:
         """Return memory of `size` bytes, rounded up to the alignment. Its content is arbitrary.
-
-        Args:
-            size: bytes.
-            purpose: what it is counted as.
-            owner: the memory is freed at some time after this object was deleted; None keeps it until it is freed.
 
         Raises:
             GpuMemoryError: the device has too little free memory.
         """
-        self._free_dropped()
+        self.collect()
         size = aligned(max(size, 1))
         allocation = Allocation(self._gpu.driver.allocate(size), size, purpose)
         self._live[allocation.address] = allocation
-        if owner is not None:
-            # An owner may be deleted in any thread and within a capture, where the driver must not be called.
-            weakref.finalize(owner, self._dropped.append, allocation).atexit = False
         return allocation
 
     def free(self, allocation: Allocation) -> None:
-        """Free an allocation, after the work that uses it has ended."""
+        """Free an allocation, after the work that uses it has ended; a second call does nothing."""
         if self._live.pop(allocation.address, None) is not None:
             self._gpu.driver.free(allocation.address)
 
-    def _free_dropped(self) -> None:
+    def on_delete(self, owner: object, destroy: Callable[[], None]) -> None:
+        """Call `destroy`, which must not refer to `owner`, in the next `collect` after `owner` was deleted.
+
+        An object may be deleted in any thread and within a capture, where the driver must not be called.
+        """
+        weakref.finalize(owner, self._dropped.append, destroy).atexit = False
+
+    def collect(self) -> None:
+        """Destroy what belonged to deleted objects."""
         while self._dropped:
-            self.free(self._dropped.popleft())
+            self._dropped.popleft()()
 
     def _free_all(self) -> None:
         for allocation in reversed(list(self._live.values())):

@@ -11,10 +11,11 @@ from qwchat.cli.exit_codes import ExitCode, exit_code_of, is_expected
 from qwchat.cuda.device import OpenGpu, find_gpus, select_gpu
 from qwchat.cuda.driver_errors import LOST
 from qwchat.cuda.graph import Graphs
+from qwchat.cuda.host_access import HostAccess
 from qwchat.cuda.launch import prepare
 from qwchat.cuda.memory import DeviceMemory, Stream
 from qwchat.cuda.modules import Modules
-from qwchat.cuda.transfer import Uploader, download
+from qwchat.cuda.upload import Uploader
 from qwchat.errors import GpuLostError, QwchatError
 from tests.cuda.fake_driver import FakeDriver
 from tests.cuda.python_kernels import declare, executor
@@ -34,14 +35,15 @@ def run(driver: FakeDriver, folder: Path) -> float:
         memory, modules, graphs = DeviceMemory(gpu), Modules(gpu, folder), Graphs(gpu)
         stream = Stream(driver)
         gpu.on_close(stream.destroy)
+        access = HostAccess(gpu, stream)
         weights = memory.allocate(DATA.nbytes, "weights")
         with Uploader(driver, 4096) as uploader:
             uploader.upload(weights.address, DATA)
-        launch = prepare(*(modules, "negate", 1), shared_bytes=50 << 10, data=weights.address, count=DATA.size)
+        launch = prepare(modules, "negate", 1, {"data": weights.address, "count": DATA.size}, shared_bytes=50 << 10)
         launch.run(driver, stream.handle)
         for _ in range(2):
             graphs.run("key", lambda: [launch], stream)
-        return float(download(driver, weights.address, DATA.nbytes, stream).view(np.float32)[-1])
+        return float(access.read(weights.address, DATA.nbytes).view(np.float32)[-1])
 
 
 @pytest.fixture(scope="module")

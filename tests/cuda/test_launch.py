@@ -55,10 +55,10 @@ class Bench:
 
     def scale(self, **changed: Any) -> Launch:
         parameters = {"data": self.data, "factor": 2.0, "step": self.step} | changed
-        return prepare(self.modules, "scale", 8, **parameters)
+        return prepare(self.modules, "scale", 8, parameters)
 
     def negate(self, **options: Any) -> Launch:
-        return prepare(self.modules, "negate", 1, data=self.data, count=8, **options)
+        return prepare(self.modules, "negate", 1, {"data": self.data, "count": 8}, **options)
 
 
 @pytest.fixture
@@ -113,13 +113,13 @@ def test_parameters_are_checked(bench: Bench, changed: Any, error: type[Exceptio
 
 def test_missing_parameters_and_kernels_and_empty_grids_are_errors(bench: Bench) -> None:
     with pytest.raises(TypeError, match=r"negate: missing parameters \['count'\], unknown parameters \[\]"):
-        prepare(bench.modules, "negate", 1, data=bench.data)
+        prepare(bench.modules, "negate", 1, {"data": bench.data})
     with pytest.raises(ValueError, match="negate: count is out of range: 2147483648"):
-        prepare(bench.modules, "negate", 1, data=bench.data, count=2147483648)
+        prepare(bench.modules, "negate", 1, {"data": bench.data, "count": 2147483648})
     with pytest.raises(ValueError, match="negate: a grid of 0 blocks"):
-        prepare(bench.modules, "negate", 0, data=bench.data, count=1)
+        prepare(bench.modules, "negate", 0, {"data": bench.data, "count": 1})
     with pytest.raises(KeyError, match="absent"):
-        prepare(bench.modules, "absent", 1)
+        prepare(bench.modules, "absent", 1, {})
 
 
 def test_shared_memory_beyond_48_kib_is_allowed_once(bench: Bench) -> None:

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from qwchat.cuda.device import OpenGpu, find_gpus
+from qwchat.cuda.host_access import HostAccess
 from qwchat.cuda.memory import DeviceMemory, PinnedMemory, Stream, aligned, packed_bytes
-from qwchat.cuda.transfer import Uploader, download
+from qwchat.cuda.upload import Uploader
 from qwchat.errors import GpuMemoryError
 from tests.cuda.fake_driver import CONTEXT_BYTES, FakeDriver
 from tests.cuda.fake_memory import MisuseError
@@ -58,7 +59,8 @@ def test_memory_of_a_deleted_owner_is_freed_by_the_next_allocation(gpu: OpenGpu)
         pass
 
     memory, owner = DeviceMemory(gpu), Owner()
-    memory.allocate(1 << 20, "cache", owner)
+    allocation = memory.allocate(1 << 20, "cache")
+    memory.on_delete(owner, lambda: memory.free(allocation))
     del owner
     gc.collect()
     assert memory.bytes_by_purpose == {"cache": 1 << 20}
@@ -79,9 +81,13 @@ def test_what_is_uploaded_is_downloaded(seed: int, size: int) -> None:
             uploader.upload(target.address, data)
             uploader.upload(target.address + size, data[::-1])
         stream = Stream(driver)
-        assert (download(driver, target.address, size, stream) == data).all()
-        assert (download(driver, target.address + size, size, stream) == data[::-1]).all()
-        stream.destroy()
+        gpu.on_close(stream.destroy)
+        access = HostAccess(gpu, stream)
+        assert (access.read(target.address, size) == data).all()
+        assert (access.read(target.address + size, size) == data[::-1]).all()
+        access.write(target.address, data[::-1])
+        access.zero(target.address + size, size)
+        assert (access.read(target.address, 2 * size) == np.concatenate([data[::-1], 0 * data])).all()
     assert sum(seen) == 2 * size
     assert driver.leaked == []
 

@@ -1,4 +1,4 @@
-"""Copies between the host and the device through pinned memory, at the speed of the bus.
+"""Upload of weights through pinned memory, at the speed of the bus.
 
 A mapped file cannot be copied by the device itself. Its bytes go through two buffers in turn: while the device copies
 one, threads of the host fill the other.
@@ -84,18 +84,3 @@ class Uploader:
             copy(0)
         else:
             list(self._pool.map(copy, starts))
-
-
-def download(driver: Driver, address: int, size: int, stream: Stream) -> NDArray[np.uint8]:
-    """Return a copy (size,) u8 of device memory, after all work that is on `stream`."""
-    result = np.empty(size, np.uint8)
-    buffer = PinnedMemory(driver, min(size, BUFFER_BYTES))
-    try:
-        for start in range(0, size, buffer.size):
-            piece = result[start : start + buffer.size]
-            driver.copy_to_host(buffer.address, address + start, len(piece), stream.handle)
-            stream.synchronise()
-            piece[:] = buffer.bytes[: len(piece)]
-    finally:
-        buffer.free()
-    return result

@@ -1,0 +1,193 @@
+"""The launches of a decode pass: 1 to 8 tokens through the embedding, the layers and the head.
+
+Each layer is five launches: norm, q, k and v; attention; o_proj; norm, gate, up and SiLU; down_proj. Whatever changes
+from pass to pass is in the buffers `step` and `ids`, so that the launches can be captured in a graph. On devices that
+have programmatic dependent launch a kernel may begin before its predecessor has ended, and waits for it by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+from quant.formats.format import tile_count
+from quant.model_config import ModelConfig
+from qwchat.cuda.device import OpenGpu
+from qwchat.cuda.kv_cache import CudaCache
+from qwchat.cuda.launch import Launch, prepare
+from qwchat.cuda.modules import Modules
+from qwchat.cuda.weights import CudaWeights, DeviceMatrix
+from qwchat.cuda.workspace import CudaWorkspace
+from qwchat.model.gpu_memory import ATTENTION_SPLITS, DECODE_ROWS, DevicePart
+
+_WARPS = 8  # of the matrix kernels
+_ROW_TILE = 16  # query rows that an attention block takes
+_GROUP = 32
+_GROUP_BYTES = 40  # codes and record of a group of activations in shared memory
+_FULL_SPLIT, _GATE_UP_SPLIT = 3, 1  # largest log2 of the warps that share a tile
+_EMBEDDING = "model.embed_tokens.weight"
+_PROJECTIONS = (
+    *(f"self_attn.{name}_proj" for name in "qkvo"),
+    *(f"mlp.{name}_proj" for name in ("gate", "up", "down")),
+)
+
+
+class DecodeStages:
+    """Builds the launches of decode passes.
+
+    Args:
+        gpu: the device.
+        modules: where kernels are loaded.
+        config: the model's shapes.
+        weights: the model's, on the device.
+        space: buffers.
+        kind: kind of the KV caches.
+        layers: the layers that are loaded.
+    """
+
+    def __init__(
+        self,
+        gpu: OpenGpu,
+        modules: Modules,
+        config: ModelConfig,
+        weights: CudaWeights,
+        space: CudaWorkspace,
+        kind: str,
+        layers: range,
+    ) -> None:
+        self._gpu, self._modules, self._config = gpu, modules, config
+        self._weights, self._space, self._kind, self._layers = weights, space, kind, layers
+        self._head_name = _EMBEDDING if config.tie_word_embeddings else "lm_head.weight"
+        self._prepare = partial(prepare, modules, overlap=gpu.target >= 90)
+        processors = gpu.gpu.multiprocessors
+        self._splits = max(1, min(processors // config.num_kv_heads, ATTENTION_SPLITS))
+
+    def needed(self, part: DevicePart) -> Iterator[tuple[str, str]]:
+        """Yield tensors of a part of the model, each with a kernel that it needs."""
+        if part.embedding:
+            yield _EMBEDDING, f"embed_{self._weights.matrix(_EMBEDDING).format}"
+        names = [f"model.layers.{layer}.{module}.weight" for layer in part.layers for module in _PROJECTIONS]
+        for name in names + ([self._head_name] if part.head else []):
+            matrix = self._weights.matrix(name)
+            yield matrix.name, f"norm_gemv_{matrix.format}_r1"
+
+    def embed(self, tokens: int) -> Iterator[Launch]:
+        """Yield the launch that writes the residual stream from `ids`."""
+        matrix, space = self._weights.matrix(_EMBEDDING), self._space
+        sizes = {"rows": tokens, "columns": matrix.columns, "scale_shift": matrix.scale_shift}
+        parameters = matrix.parameters | sizes | {"ids": space["ids"], "out": space["residual"]}
+        yield self._prepare(f"embed_{matrix.format}", tokens, parameters)
+
+    def layer(self, layer: int, tokens: int, cache: CudaCache) -> Iterator[Launch]:
+        """Yield the launches of a layer."""
+        yield from self._qkv(layer, tokens)
+        yield self._attention(layer, tokens, cache)
+        yield self._project(f"model.layers.{layer}.self_attn.o_proj.weight", tokens)
+        yield from self._gate_up(layer, tokens)
+        yield self._project(f"model.layers.{layer}.mlp.down_proj.weight", tokens)
+
+    def head(self, rows: int) -> Iterator[Launch]:
+        """Yield the launch that computes `rows` rows of logits, from row `step[2]` of the residual stream on."""
+        matrix, space = self._weights.matrix(self._head_name), self._space
+        stride = tile_count(self._config.vocab_size) * 16
+        yield self._norm_gemv(matrix, "model.norm.weight", rows, space["logits"], stride, first=space["step"] + 8)
+
+    def _qkv(self, layer: int, tokens: int) -> Iterator[Launch]:
+        prefix = f"model.layers.{layer}"
+        modules = [f"{prefix}.self_attn.{each}_proj" for each in "qkv"]
+        matrices = self._weights.matrices([f"{module}.weight" for module in modules])
+        bias = self._weights.vector(f"{modules[0]}.bias")
+        width, row = sum(matrix.rows for matrix in matrices), 0
+        for matrix in matrices:
+            out, own_bias = self._space["qkv"] + 4 * row, bias + 4 * row if bias else 0
+            norm = f"{prefix}.input_layernorm.weight"
+            yield self._norm_gemv(matrix, norm, tokens, out, width, bias=own_bias)
+            row += matrix.rows
+
+    def _norm_gemv(
+        self, matrix: DeviceMatrix, norm: str, tokens: int, out: int, stride: int, *, bias: int = 0, first: int = 0
+    ) -> Launch:
+        """Return the launch of `out = RMSNorm(residual) @ W.T + bias`; `first`: address of its first row's number."""
+        output = {"first": first, "bias": bias, "out": out, "out_stride": stride}
+        shared_bytes = self._norm_bytes(matrix, tokens)
+        return self._product("norm_gemv", matrix, tokens, self._norm(norm) | output, shared_bytes)
+
+    def _norm(self, name: str) -> dict[str, float]:
+        """Return the parameters of the RMSNorm in front of a product."""
+        address = self._weights.vector(name)
+        return {"residual": self._space["residual"], "norm": address, "epsilon": self._config.rms_norm_eps}
+
+    @staticmethod
+    def _norm_bytes(matrix: DeviceMatrix, tokens: int) -> int:
+        """Return the dynamic shared memory of a kernel that normalises its input."""
+        return tokens * (matrix.columns // _GROUP | 1) * _GROUP_BYTES
+
+    def _attention(self, layer: int, tokens: int, cache: CudaCache) -> Launch:
+        config, space = self._config, self._space
+        prefix = f"model.layers.{layer}.self_attn"
+        row_tiles = -(-tokens * (config.num_heads // config.num_kv_heads) // _ROW_TILE)
+        offsets = space["key_offsets"] + self._layers.index(layer) * space.row_bytes("key_offsets")
+        buffers = {name: space[name] for name in ("step", "qkv", "cos", "sin", "partials", "arrivals", "x8", "xs")}
+        norms = {name: self._weights.vector(f"{prefix}.{name}.weight") for name in ("q_norm", "k_norm")}
+        parameters: dict[str, float] = {
+            "key_offset": offsets,
+            "heads": config.num_heads,
+            "kv_heads": config.num_kv_heads,
+            "splits": self._splits,
+            "capacity": cache.capacity,
+            "epsilon": config.rms_norm_eps,
+        }
+        return self._prepare(
+            f"attend_{self._kind}_d{config.head_dim}",
+            row_tiles * config.num_kv_heads * self._splits,
+            parameters | buffers | norms | cache.layer(layer).parameters(self._kind),
+        )
+
+    def _project(self, name: str, tokens: int) -> Launch:
+        """Return the launch that adds a product with the quantised activations to the residual stream."""
+        space = self._space
+        parameters = {"bias": 0, "out": space["residual"], "out_stride": self._config.hidden_size, "accumulate": 1}
+        return self._product("gemv", self._weights.matrix(name), tokens, parameters | self._activations)
+
+    @property
+    def _activations(self) -> dict[str, float]:
+        """Parameters of the quantised activations."""
+        return {"x8": self._space["x8"], "xs": self._space["xs"]}
+
+    def _gate_up(self, layer: int, tokens: int) -> Iterator[Launch]:
+        prefix, space = f"model.layers.{layer}", self._space
+        names = [f"{prefix}.mlp.{each}_proj.weight" for each in ("gate", "up")]
+        matrices, norm = self._weights.matrices(names), f"{prefix}.post_attention_layernorm.weight"
+        if len(matrices) == 1:
+            parameters = self._norm(norm) | {"bias": 0, "floats": 0} | self._activations
+            shared_bytes = self._norm_bytes(matrices[0], tokens)
+            yield self._product("norm_gate_up", matrices[0], tokens, parameters, shared_bytes)
+            return
+        columns = self._config.intermediate_size
+        for index, matrix in enumerate(matrices):
+            out = space["gate_up"] + 4 * index * columns
+            yield self._norm_gemv(matrix, norm, tokens, out, 2 * columns)
+        blocks = -(-tokens * columns // (_GROUP * _WARPS))
+        parameters = {"gate_up": space["gate_up"], "rows": tokens, "columns": columns}
+        yield self._prepare("silu_quantise", blocks, parameters | self._activations)
+
+    def _product(
+        self, stage: str, matrix: DeviceMatrix, tokens: int, parameters: dict[str, float], shared_bytes: int = 0
+    ) -> Launch:
+        """Return the launch of a kernel that reads a matrix once."""
+        name = f"{stage}_{matrix.format}_r{tokens if tokens <= 2 else DECODE_ROWS}"
+        resident = self._gpu.gpu.multiprocessors * self._modules.kernel(name).record.blocks_per_sm
+        split = self._split(matrix, _GATE_UP_SPLIT if stage == "norm_gate_up" else _FULL_SPLIT)
+        units = -(-(matrix.tiles << split) // _WARPS)
+        sizes = {"rows": tokens, "columns": matrix.columns, "tiles": matrix.tiles}
+        order = {"scale_shift": matrix.scale_shift, "split": split}
+        parameters = parameters | matrix.parameters | sizes | order
+        return self._prepare(name, min(units, resident), parameters, shared_bytes=shared_bytes)
+
+    def _split(self, matrix: DeviceMatrix, largest: int) -> int:
+        """Return log2 of the warps that share a tile: enough for a block on each multiprocessor, twice over.
+
+        It depends on the matrix alone, since the order of sums does.
+        """
+        wanted = 2 * _WARPS * self._gpu.gpu.multiprocessors
+        return next((split for split in range(largest) if matrix.tiles << split >= wanted), largest)
