@@ -26,19 +26,13 @@ from tests.cuda.fake_work import (
     Record,
     Stream,
     Wait,
+    interpret,
 )
 
 CONTEXT_BYTES = 400 << 20
 PTX_VERSIONS = {11040: 74, 11050: 75, 11060: 76, 11070: 77, 11080: 78, 12000: 80}
 """CUDA version of a driver -> newest PTX version that it compiles, 10 * major + minor."""
 LETTERS = {"u64": "l", "b64": "l", "u32": "i", "s32": "i", "b32": "i", "f32": "f"}
-
-
-def interpret(ptx, name, memory, grid, threads, values, shared_bytes):
-    """Run a kernel on the PTX interpreter."""
-    from tests.cuda.interpreter import Kernel
-
-    Kernel(ptx, name).run(memory, grid, threads, *values, shared_bytes=shared_bytes)
 
 
 class FakeDriver:

@@ -2,78 +2,43 @@
 
 from __future__ import annotations
 
+import bisect
+
 import numpy as np
 
-POISON = 0xFF  # NaN as f32 and f16, -1 as an integer
+from tests.cuda.interpreter.memory import POISON, Memory
+
 FREED = 0xDD
-PAGE = 0x1000
 
 
 class MisuseError(AssertionError):
     """The program used the driver in a way that is undefined with a real one."""
 
 
-class DeviceArrays:
-    """Device memory: arrays at addresses that are never used twice.
-
-    `load` and `store` are what the PTX interpreter calls. Each access has to lie inside one live allocation.
-    """
-
-    def __init__(self):
-        self._next = 0x7F00_0000_0000
-        self.starts: list[int] = []
-        self.arrays: list[np.ndarray] = []
+class DeviceArrays(Memory):
+    """Device memory: arrays at addresses that are never used twice. Each access lies inside a live allocation."""
 
     def allocate(self, size):
-        start = self._next
-        self._next += -(-size // PAGE) * PAGE + PAGE
-        self.starts.append(start)
-        self.arrays.append(np.full(size, POISON, np.uint8))
-        return start
+        return self.place_empty(size, np.uint8)
 
-    def free(self, address):
-        index = self._index(address)
-        if self.starts[index] != address:
-            raise MisuseError(f"{address:#x} is not the beginning of an allocation")
-        self.arrays[index] = np.zeros(0, np.uint8)
-
-    def _index(self, address):
-        index = int(np.searchsorted(np.array(self.starts, np.uint64), np.uint64(address), side="right")) - 1
-        if index < 0 or not self.arrays[index].size:
-            raise MisuseError(f"{address:#x} is not in a live allocation")
-        return index
+    def free(self, start):
+        if start not in self.live:
+            raise MisuseError(f"{start:#x} is not in a live allocation, or not its beginning")
+        super().free(start)
 
     def bytes(self, address, size):
         """Return `size` bytes of memory, as a view."""
-        index = self._index(address)
-        offset = address - self.starts[index]
+        index = bisect.bisect_right(self.starts, address) - 1
+        offset = address - self.starts[index] if index >= 0 else -1
+        if index < 0 or offset >= self.arrays[index].size:
+            raise MisuseError(f"{address:#x} is not in a live allocation")
         if offset + size > self.arrays[index].size:
             raise MisuseError(f"{size} bytes at {address:#x} exceed an allocation of {self.arrays[index].size}")
         return self.arrays[index][offset : offset + size]
 
     @property
     def live(self):
-        return {start: array.size for start, array in zip(self.starts, self.arrays, strict=True) if array.size}
-
-    def _views(self, addresses, dtype, what):
-        size = np.dtype(dtype).itemsize
-        index = np.searchsorted(np.array(self.starts, np.int64), addresses.astype(np.int64), side="right") - 1
-        for one in np.unique(index):
-            here = index == one
-            offset = addresses[here].astype(np.int64) - self.starts[one]
-            if one < 0 or offset.max() + size > self.arrays[one].size or (offset % size).any():
-                raise MisuseError(f"{what} of {size} bytes outside of allocation {one} or misaligned")
-            yield here, self.arrays[one][: self.arrays[one].size // size * size].view(dtype), offset // size
-
-    def load(self, addresses, dtype):
-        out = np.empty(len(addresses), dtype)
-        for here, view, offset in self._views(addresses, dtype, "load"):
-            out[here] = view[offset]
-        return out
-
-    def store(self, addresses, values):
-        for here, view, offset in self._views(addresses, values.dtype, "store"):
-            view[offset] = values[here]
+        return {start: array.size for start, array in zip(self.starts, self.arrays, strict=True)}
 
 
 class HostArrays:

@@ -3,8 +3,25 @@
 from __future__ import annotations
 
 from collections import deque
+from functools import cache
+
+from tests.cuda.interpreter import Kernel
 
 SHARED_LIMIT = 48 << 10
+
+
+@cache
+def kernel_of(ptx, name):
+    """Return a kernel of a PTX text, decoded for the interpreter."""
+    return Kernel(ptx, name)
+
+
+def interpret(ptx, name, memory, grid, threads, values, shared_bytes):
+    """Run a kernel on the PTX interpreter."""
+    before = set(memory.starts)
+    kernel_of(ptx, name).run(memory, grid, threads, *values, shared_bytes=shared_bytes)
+    for constants in set(memory.starts) - before:
+        memory.free(constants)
 
 
 class Stream:

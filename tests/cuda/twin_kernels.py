@@ -1,0 +1,161 @@
+"""NumPy twins of the kernels that the decoder launches, on the memory of a fake driver.
+
+They show that the launches are right without interpreting PTX, which takes a thousand times longer. `TWINS` maps the
+beginning of a kernel's name to its twin, called as `twin(memory, name, parameters)`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+import numpy as np
+
+from quant.formats import PackedTensor, dequantise, layout
+from qwchat.cpu.kernels import reference
+
+LOOK_UP_ORDER = [0, 4, 1, 5, 2, 6, 3, 7]
+"""Column of each byte among 8 columns of quantised activations."""
+
+
+def view(memory, address, dtype, *shape):
+    """Return an array in memory, as a view."""
+    return memory.bytes(address, math.prod(shape) * np.dtype(dtype).itemsize).view(dtype).reshape(shape)
+
+
+def format_of(name):
+    return re.search(r"_(q4|q8|lin\d|bf16|f32)(?:_|$)", name)[1]
+
+
+def matrix(memory, name, p, rows):
+    """Return the values (rows, columns) of a matrix from its parts."""
+    fmt, parts = format_of(name), {}
+    group = 32 << p["scale_shift"]
+    layouts = layout(fmt, (rows, p["columns"]), group, bool(p["zeros"]))
+    for part, (dtype, shape) in layouts.items():
+        parts[part] = view(memory, p[part], dtype, *shape)
+    return dequantise(PackedTensor(fmt, (rows, p["columns"]), group, parts)).astype(np.float64)
+
+
+def store_activations(memory, p, x):
+    """Quantise `x` (tokens, columns) into `x8` and `xs`."""
+    codes, scales, sums = reference.quantise(x.astype(np.float32))
+    ordered = codes.reshape(len(x), -1, 8)[:, :, LOOK_UP_ORDER].reshape(codes.shape)
+    view(memory, p["x8"], np.int8, *codes.shape)[:] = ordered
+    records = view(memory, p["xs"], np.int32, *scales.shape, 2)
+    records[..., 0], records[..., 1] = scales.view(np.int32), sums.astype(np.int32)
+
+
+def load_activations(memory, p):
+    """Return the activations (rows, columns) of `x8` and `xs`."""
+    rows, columns = p["rows"], p["columns"]
+    stored = view(memory, p["x8"], np.int8, rows, columns // 8, 8)
+    codes = np.empty_like(stored)
+    codes[:, :, LOOK_UP_ORDER] = stored
+    records = view(memory, p["xs"], np.int32, rows, columns // 32, 2)
+    scales = np.ascontiguousarray(records[..., 0]).view(np.float32)
+    assert (records[..., 1] == codes.reshape(rows, -1, 32).sum(-1)).all()
+    return (codes.reshape(rows, -1, 32) * scales[..., None].astype(np.float64)).reshape(rows, columns)
+
+
+def normed(memory, p, first=0):
+    """Return the rows of the residual after RMSNorm and quantisation."""
+    residual = p["residual"] + 4 * first * p["columns"]
+    x = view(memory, residual, np.float32, p["rows"], p["columns"])
+    weight = view(memory, p["norm"], np.float32, p["columns"])
+    return reference.dequantised_activations(reference.rms_norm(x, weight, p["epsilon"])).astype(np.float64)
+
+
+def store_output(memory, p, result):
+    """Add the bias, and store or add `result` (rows, columns)."""
+    if p["bias"]:
+        result = result + view(memory, p["bias"], np.float32, result.shape[1])
+    for row, values in enumerate(result):
+        out = view(memory, p["out"] + 4 * row * p["out_stride"], np.float32, len(values))
+        out[:] = (values + (out if p.get("accumulate") else 0)).astype(np.float32)
+
+
+def embed(memory, name, p):
+    rows, columns = p["rows"], p["columns"]
+    ids = view(memory, p["ids"], np.int32, rows)
+    table = matrix(memory, name, p, -(-(int(ids.max()) + 1) // 16) * 16)
+    view(memory, p["out"], np.float32, rows, columns)[:] = table[ids]
+
+
+def norm_gemv(memory, name, p):
+    first = int(view(memory, p["first"], np.int32, 1)[0]) if p["first"] else 0
+    store_output(memory, p, normed(memory, p, first) @ matrix(memory, name, p, 16 * p["tiles"]).T)
+
+
+def gemv(memory, name, p):
+    store_output(memory, p, load_activations(memory, p) @ matrix(memory, name, p, 16 * p["tiles"]).T)
+
+
+def norm_gate_up(memory, name, p):
+    both = (normed(memory, p) @ matrix(memory, name, p, 16 * p["tiles"]).T).astype(np.float32)
+    store_activations(memory, p, reference.silu_multiply(*np.split(both, 2, axis=1)))
+
+
+def silu_quantise(memory, name, p):
+    both = view(memory, p["gate_up"], np.float32, p["rows"], 2 * p["columns"])
+    store_activations(memory, p, reference.silu_multiply(*np.split(both, 2, axis=1)))
+
+
+def attend(memory, name, p):
+    kind, dim = re.search(r"attend_(f16|q8)_d(\d+)", name).groups()
+    dim, heads, kv_heads, capacity = int(dim), p["heads"], p["kv_heads"], p["capacity"]
+    tokens, position = view(memory, p["step"], np.int32, 8)[:2]
+    qkv = view(memory, p["qkv"], np.float32, tokens, heads + 2 * kv_heads, dim)
+    query, key, value = np.split(qkv, [heads, heads + kv_heads], axis=1)
+    for norm, x in (("q_norm", query), ("k_norm", key)):
+        if p[norm]:
+            x[:] = reference.rms_norm(x, view(memory, p[norm], np.float32, dim), p["epsilon"])
+    tables = (view(memory, p[name], np.float32, position + tokens, dim // 2) for name in ("cos", "sin"))
+    cos, sin = (table[position:, None] for table in tables)
+    query, key = (reference.rotate(x, cos, sin) for x in (query, key))
+    key = key - view(memory, p["key_offset"], np.float32, kv_heads, dim)
+    caches = []
+    for part, new in (("keys", key), ("values", value)):
+        new = new.swapaxes(0, 1)
+        dtype = np.float16 if kind == "f16" else np.int8
+        stored = view(memory, p[part], dtype, kv_heads, capacity, dim)
+        if kind == "f16":
+            stored[:, position : position + tokens] = new
+            caches.append(stored.astype(np.float32))
+            continue
+        scales = view(memory, p[part[:-1] + "_scales"], np.float16, kv_heads, capacity, dim // 32)
+        codes, steps = reference.quantise_kv(reference.hadamard(np.ascontiguousarray(new)))
+        stored[:, position : position + tokens], scales[:, position : position + tokens] = codes, steps
+        blocks = stored.reshape(kv_heads, capacity, -1, 32) * scales[..., None].astype(np.float32)
+        caches.append(blocks.reshape(stored.shape))
+    scale = dim**-0.5 / (32 if kind == "q8" else 1)
+    if kind == "q8":
+        query = reference.through_q8_cache(np.ascontiguousarray(query))
+    result = np.empty((tokens, heads, dim), np.float32)
+    for token in range(tokens):
+        keys, values = (each[:, : position + token + 1].swapaxes(0, 1) for each in caches)
+        result[token] = reference.attention(query[token] * np.float32(scale), keys, values)
+    if kind == "q8":
+        result = reference.hadamard(result) / np.float32(32)
+    store_activations(memory, p, result.reshape(tokens, -1))
+
+
+TWINS = {
+    "embed": embed,
+    "norm_gemv": norm_gemv,
+    "gemv": gemv,
+    "norm_gate_up": norm_gate_up,
+    "silu_quantise": silu_quantise,
+    "attend": attend,
+}
+
+
+def twin_executor(kernels):
+    """Return what a FakeDriver executes launches with; `kernels`: records of the manifest by name."""
+    ordered = sorted(TWINS, key=len, reverse=True)
+
+    def execute(ptx, name, memory, grid, threads, values, shared_bytes):
+        twin = TWINS[next(start for start in ordered if name.startswith(start))]
+        twin(memory, name, dict(zip(kernels[name].names, values, strict=True)))
+
+    return execute
