@@ -33,15 +33,17 @@ from tests.forks import finish, freeze
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGES = ("qwchat.chat", "qwchat.cli", "qwchat.markdown")
-# Modules that the chat imports late.
+# Modules that the program imports late.
 MODULES = (
     "concurrent.futures.thread",
+    "httpx2",
     "platformdirs.unix",
     "prompt_toolkit.input.vt100",
     "prompt_toolkit.key_binding.bindings.search",
     "prompt_toolkit.patch_stdout",
     "pygments.filters",
     "pygments.lexers.python",
+    "quant.conversion",
     "qwchat.api",
     "tests.chat.fakes",
     "tests.cli.fake_qwchat",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ from quant.destination import acquire_lock, partial_folder
 from quant.errors import DestinationBusyError
 from quant.presets import DEFAULT_PRESET
 from quant.units import data_size
-from qwchat.errors import HubError, UsageError
+from qwchat.errors import HubError, QwchatError, UsageError
 from qwchat.store.hub import Repository
 from qwchat.store.hub_checkpoint import HubCheckpoint
 
@@ -71,7 +72,16 @@ class Pull:
             ModelError: the repository cannot be used.
             UsageError: another process pulls this model, or the checkpoint's folder is taken.
             CheckpointError, FormatError, ArgumentError, DiskFullError: as `quant.convert`.
+            QwchatError: the models folder cannot be written.
         """
+        try:
+            yield from self._convert_while_downloading()
+        except OSError as error:
+            remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "set QWCHAT_MODELS"
+            where = error.filename or self.destination.parent
+            raise QwchatError(f"cannot write {where} ({error.strerror}): {remedy} and pull again") from error
+
+    def _convert_while_downloading(self) -> Generator[ConversionEvent, None, None]:
         from quant.conversion import convert_source
         from quant.policy import conversion_spec
 

@@ -37,7 +37,11 @@ class HubState:
         licence: as the repositories state it.
         cuts: how many more answers of large files are cut at a random byte.
         statuses: status codes that the next requests for large files are answered with.
-        gated: repositories whose files ask for consent.
+        gated: repositories whose files ask for consent, except with the token.
+        token: the only token that is accepted; "" accepts none.
+        gone: whether files are no longer there.
+        storage: address of another server that has the large files; "" for this one.
+        authorised: paths that were asked for with a token.
         checksums: file name -> checksum that is stated instead of the right one.
         sent: bytes that were sent, by file name.
         ignoring_ranges: send large files from their start, whatever is asked for.
@@ -52,6 +56,10 @@ class HubState:
     cuts: int = 0
     statuses: list[int] = field(default_factory=list)
     gated: set[str] = field(default_factory=set)
+    token: str = ""
+    gone: bool = False
+    storage: str = ""
+    authorised: list[str] = field(default_factory=list)
     checksums: dict[str, str] = field(default_factory=dict)
     sent: Counter[str] = field(default_factory=Counter)
     ignoring_ranges: bool = False
@@ -90,6 +98,12 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         state, path = self.server.state, unquote(urlsplit(self.path).path)
         parts = path.strip("/").split("/")
+        given = self.headers.get("Authorization", "")
+        if given:
+            state.authorised.append(path)
+            if given != f"Bearer {state.token}":
+                self._error(401, "", "Invalid credentials in Authorization header")
+                return
         if parts[:2] == ["api", "models"]:
             self._answer_info(state, "/".join(parts[2:4]), parts[5] if len(parts) > 5 else "main")
         elif parts[0] == "storage":
@@ -116,13 +130,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer_resolve(self, state: HubState, name: str, revision: str, file_name: str) -> None:
         folder = state.repositories.get(name)
-        if folder is None or revision not in ("main", COMMIT) or not (folder / file_name).is_file():
+        if folder is None or state.gone or revision not in ("main", COMMIT) or not (folder / file_name).is_file():
             self._error(404, "EntryNotFound", "Entry not found")
-        elif name in state.gated:
+        elif name in state.gated and not state.token:
             self._error(403, "GatedRepo", "Access to this model is restricted")
+        elif name in state.gated and "Authorization" not in self.headers:
+            self._error(401, "GatedRepo", "Access to this model is restricted")
         elif state.is_large(folder / file_name):
             self.send_response(302)
-            self.send_header("Location", f"/storage/{name}/{file_name}")
+            self.send_header("Location", f"{state.storage}/storage/{name}/{file_name}")
             self.send_header("Content-Length", "0")
             self.end_headers()
         else:

@@ -2,75 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests import tiers
-from tests.clocks import PATIENCE_SECONDS, wait_for
+from tests.clocks import wait_for
 from tests.quant.checkpoints import make_checkpoint
 from tests.quant.converting import run as convert_all
 from tests.store.hub_server import COMMIT, HubState, serving
-
-SHAPE = {"hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 6, "vocab_size": 2000}
-SHARDS = 3
-# The client waits a second after each broken connection; a test of 200 does not.
-PROGRAM = """
-import sys
-import huggingface_hub.file_download as client
-client.time.sleep = lambda seconds: None
-from qwchat.cli.main import main
-sys.exit(main())
-"""
-
-
-@dataclass
-class Hub:
-    """A served checkpoint, and the program that pulls it."""
-
-    state: HubState
-    url: str
-    source: Path
-    work: Path
-
-    @property
-    def models(self) -> Path:
-        return self.work / "models"
-
-    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "QWCHAT_MODEL"))}
-        extra = {"HF_ENDPOINT": self.url, "HF_HOME": str(self.work / "hub"), "QWCHAT_MODELS": str(self.models)}
-        return subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, "pull", *arguments],
-            env={**kept, **extra, **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def pull(self, *arguments: str, **environment: str) -> tuple[int, str, str]:
-        process = self.start(*arguments, **environment)
-        out, err = process.communicate(timeout=PATIENCE_SECONDS)
-        return process.returncode, out, err
-
-    def disk_bytes(self) -> int:
-        """Return what the models folder takes of the disk."""
-        total = 0
-        for path in self.models.rglob("*"):
-            try:
-                total += path.stat().st_blocks * 512
-            except FileNotFoundError:  # Removed in this moment.
-                continue
-        return total
+from tests.store.pulls import SHAPE, SHARDS, Hub, assert_same
 
 
 @pytest.fixture(scope="module")
@@ -93,16 +38,6 @@ def hub(checkpoint: Path, tmp_path: Path) -> Iterator[Hub]:
         yield Hub(state, url, checkpoint, tmp_path)
 
 
-def assert_same(found: Path, expected: Path) -> None:
-    """Compare all files but the manifest, whose record of the source differs, and leave nothing else behind."""
-    names = sorted(path.name for path in expected.iterdir())
-    assert sorted(path.name for path in found.iterdir()) == names
-    for name in names:
-        if name != "manifest.json":
-            assert (found / name).read_bytes() == (expected / name).read_bytes(), name
-    assert [path.name for path in found.parent.iterdir()] == [found.name]
-
-
 def test_a_pull_is_a_conversion(hub: Hub, local: Path) -> None:
     code, out, err = hub.pull("Qwen/Tiny")
     assert (code, out) == (0, f"{hub.models / 'Tiny-q4'}\n"), err
@@ -116,6 +51,7 @@ def test_a_pull_is_a_conversion(hub: Hub, local: Path) -> None:
     assert "Tiny-q4 exists already: choose another name" in err
 
 
+@pytest.mark.slow
 def test_the_checkpoint_can_be_kept(hub: Hub, local: Path) -> None:
     code, _, err = hub.pull("Qwen/Tiny", "--keep-checkpoint", "--as", "mine")
     assert code == 0, err
@@ -154,8 +90,8 @@ def test_kills_at_any_moment_resume(hub: Hub, local: Path) -> None:
     for _ in range(kills):
         process = hub.start("Qwen/Tiny")
         time.sleep(rng.uniform(0.2, 3.0))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        process.kill(signal.SIGKILL)
+        process.wait()
         measure()
     if not (hub.models / "Tiny-q4").exists():
         code, _, err = hub.pull("Qwen/Tiny")
@@ -183,6 +119,7 @@ def test_a_wrong_checksum_is_never_converted(hub: Hub, local: Path) -> None:
     assert_same(hub.models / "Tiny-q4", local)
 
 
+@pytest.mark.slow
 def test_a_busy_hub_is_asked_again(hub: Hub, local: Path) -> None:
     hub.state.statuses = [429, 429]
     code, _, err = hub.pull("Qwen/Tiny")
@@ -206,60 +143,5 @@ def test_two_pulls_of_one_model(hub: Hub, local: Path) -> None:
     wait_for(lambda: hub.state.sent, "the first download")
     code, _, err = hub.pull("Qwen/Tiny")
     assert (code, "another process pulls Tiny-q4: wait for it" in err) == (2, True)
-    _, err = first.communicate(timeout=PATIENCE_SECONDS)
-    assert first.returncode == 0, err
+    assert first.wait() == 0
     assert_same(hub.models / "Tiny-q4", local)
-
-
-@pytest.mark.parametrize(
-    ("argument", "code", "message"),
-    [
-        ("Qwen/Missing", 3, "there is no repository Qwen/Missing"),
-        ("private/Model", 3, "there is no repository private/Model, or HF_TOKEN does not open it"),
-        ("Qwen/Tiny@v9", 3, "Qwen/Tiny has no revision v9: give a branch, a tag or a commit"),
-        ("qwen2.5:7", 2, "'qwen2.5:7' is not in the catalogue: did you mean qwen2.5:7b"),
-        ("nothing-like-it", 2, "is not in the catalogue: run qwchat pull for the list, or give OWNER/NAME"),
-        ("../../etc/passwd", 2, "is not a repository: give OWNER/NAME or OWNER/NAME@REVISION"),
-        ("Qwen/..", 2, "is not a repository"),
-        ("Qwen/Tiny@../x", 2, "is not a repository"),
-    ],
-)
-def test_names_that_lead_nowhere(hub: Hub, argument: str, code: int, message: str) -> None:
-    found, out, err = hub.pull(argument)
-    assert (found, out) == (code, "")
-    assert message in err
-    assert len([line for line in err.splitlines() if line.startswith("qwchat: error")]) == 1
-    assert "Traceback" not in err
-
-
-def test_a_gated_repository(hub: Hub) -> None:
-    hub.state.gated.add("Qwen/Tiny")
-    code, _, err = hub.pull("Qwen/Tiny")
-    assert code == 3
-    assert f"Qwen/Tiny asks for consent to its licence: accept it at {hub.url}/Qwen/Tiny, then set HF_TOKEN" in err
-
-
-def test_no_network(hub: Hub) -> None:
-    code, _, err = hub.pull("Qwen/Tiny", HF_ENDPOINT="http://127.0.0.1:9")
-    assert code == 1
-    assert "the connection failed" in err
-    code, _, err = hub.pull("Qwen/Tiny", HF_HUB_OFFLINE="1")
-    assert code == 1
-    assert "HF_HUB_OFFLINE is set: unset it to pull a model" in err
-
-
-def test_pickles_are_refused(hub: Hub, tmp_path: Path) -> None:
-    folder = tmp_path / "Pickled"
-    folder.mkdir()
-    for name in ("config.json", "tokenizer.json", "pytorch_model.bin"):
-        (folder / name).write_text("{}")
-    hub.state.repositories["Qwen/Pickled"] = folder
-    code, _, err = hub.pull("Qwen/Pickled")
-    assert (code, "has pickled weights alone, which can run code" in err) == (3, True)
-    assert not hub.models.exists() or list(hub.models.iterdir()) == []
-
-
-@pytest.mark.parametrize("name", ["../up", ".hidden", "a/b", "", "a\nb"])
-def test_folder_names_that_are_none(hub: Hub, name: str) -> None:
-    code, _, err = hub.pull("Qwen/Tiny", "--as", name)
-    assert (code, "is not a folder name" in err) == (2, True)
