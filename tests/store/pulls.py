@@ -43,7 +43,7 @@ class Hub:
         return {**kept, **extra, **changes}
 
     def start(self, *arguments: str, **changes: str) -> Program:
-        """Start a pull whose output nobody reads."""
+        """Start a pull without reading its output."""
         null = os.open(os.devnull, os.O_RDWR)
         try:
             words = ("pull", *arguments)
