@@ -29,3 +29,9 @@ def last_exchange(tree: Tree) -> tuple[str, str | None]:
     question = next((node.content for node in reversed(path) if node.role == "user"), "")
     replied = bool(path) and path[-1].role == "assistant" and not is_unfinished_thought(path[-1])
     return f"> {question_line(question)}", reply_parts(path[-1]).answer if replied else None
+
+
+def last_thought(tree: Tree) -> str:
+    """Return the thought of the last reply, or "" without one."""
+    reply = next((node for node in reversed(tree.path()) if node.role == "assistant"), None)
+    return "" if reply is None else reply_parts(reply).thought

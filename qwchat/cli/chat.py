@@ -20,11 +20,12 @@ from qwchat.chat.editor.open_reader import open_reader
 from qwchat.chat.editor.plain_reader import PlainReader
 from qwchat.chat.editor.terminal_modes import hold_keys
 from qwchat.chat.loop import Chat
+from qwchat.chat.recap import last_thought
 from qwchat.chat.reply_settings import ReplySettings
 from qwchat.chat.session_recorder import ChooseSession
 from qwchat.chat.view.prefill_status import PrefillStatus
 from qwchat.chat.view.reply import ReplyView
-from qwchat.chat.view.thoughts import ThoughtMode, ThoughtView
+from qwchat.chat.view.thoughts import ThoughtMode, ThoughtSwitch, ThoughtView
 from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.exit_codes import ExitCode, exit_code_of
 from qwchat.cli.integrity_check import wait_until_checked, with_repair_command
@@ -95,7 +96,8 @@ def converse(options: ReplyOptions, dependencies: Dependencies) -> int:
         if recorder is None:
             return ExitCode.OK
         options = with_session_model(recorder, options, streams.screen)
-        view, thoughts = reply_view(options, streams), thought_view(options, streams, " (/think shows it)")
+        advice = f" ({'/think' if line_input else 'Ctrl-T'} shows it)"
+        view, thoughts = reply_view(options, streams), thought_view(options, streams, advice)
         if input_source.terminal is not None and not line_input:
             # For the whole chat, so that keys typed between prompts are not lost.
             stack.enter_context(
@@ -119,7 +121,7 @@ def converse(options: ReplyOptions, dependencies: Dependencies) -> int:
         )
         chat = Chat(
             context=context,
-            reader=_open_reader(input_source, context, streams, line_input=line_input),
+            reader=_open_reader(input_source, context, streams, thoughts, line_input=line_input),
             screen=streams.screen,
             status=PrefillStatus(streams.screen.stream, streams.screen.styling, enabled=streams.rewritable),
             interactive=input_source.terminal is not None,
@@ -223,12 +225,20 @@ def _uses_line_input(input_source: InputSource) -> bool:
 
 
 def _open_reader(
-    input_source: InputSource, context: CommandContext, streams: Streams, *, line_input: bool
+    input_source: InputSource,
+    context: CommandContext,
+    streams: Streams,
+    thoughts: ThoughtView,
+    *,
+    line_input: bool,
 ) -> MessageReader:
     if input_source.terminal is not None and not line_input:
         suggest = partial(suggestions, context)
         meter = ContextMeter(context.session)
-        return open_reader(input_source.terminal, suggest, streams.screen, history=history_file(), meter=meter)
+        switch = ThoughtSwitch(thoughts, lambda: last_thought(context.session.tree))
+        return open_reader(
+            input_source.terminal, suggest, streams.screen, history=history_file(), thoughts=switch, meter=meter
+        )
     source = input_source.terminal or sys.stdin
     if source is None:
         raise UsageError("there is neither a terminal nor standard input to read messages from")

@@ -9,7 +9,7 @@ from tests.chat.pty import Terminal
 
 SLOW = " ".join(f"idea{number}" for number in range(200))
 REPLY = "I think so\n</think>\n\nYes **it** is"
-FOLDED = re.compile(r"thought for \d+ s, 4 tokens \(/think shows it\)")
+FOLDED = re.compile(r"thought for \d+ s, 4 tokens \(Ctrl-T shows it\)")
 
 
 def test_a_thought_is_folded_and_shown_on_request(tmp_path: Path) -> None:
@@ -85,3 +85,36 @@ def test_the_cost_of_a_left_out_thought_is_told_once_per_turn(tmp_path: Path) ->
         terminal.wait("and then?", "Yes it is")
         terminal.prompt()
         assert terminal.text.count("again without the last thought") == 2
+
+
+def test_ctrl_t_shows_and_folds_the_last_thought_above_the_prompt(tmp_path: Path) -> None:
+    thought = "\n".join(f"idea {number}" for number in range(8))
+    with Terminal("chat", models=tmp_path, replies=[f"{thought}\n</think>\n\nYes"], reasoning="open") as terminal:
+        terminal.prompt()
+        terminal.type("hello\x14")  # Without a thought, the keys of emacs: exchange two letters.
+        terminal.wait("> helol")
+        terminal.type("\r")
+        terminal.wait("Yes")
+        before = terminal.prompt()
+        terminal.type("draft\x14")
+        terminal.wait("idea 7", "> draft")
+        assert terminal.text.splitlines()[-9:] == [*thought.splitlines(), "> draft"]
+        terminal.type("\x14s")
+        terminal.wait_until(lambda: terminal.text == f"{before} drafts", "the thought to be folded")
+        terminal.type("\x14")
+        terminal.wait("idea 0", "> drafts")
+        terminal.type("\r")
+        terminal.wait_until(lambda: terminal.text.count("Yes") == 2, "the reply")
+        assert terminal.prompt().count("idea 7") == 1
+
+
+def test_ctrl_t_shows_a_thought_while_it_is_generated(tmp_path: Path) -> None:
+    reply = f"{SLOW[:47]}\n</think>\n\nYes"
+    with Terminal("chat", models=tmp_path, replies=[reply], reasoning="open", token_seconds=0.2) as terminal:
+        terminal.prompt()
+        terminal.type("true?\r")
+        terminal.wait("idea1")
+        terminal.type("\x14")
+        terminal.wait("Yes")
+        terminal.prompt()
+        assert SLOW[:47].rstrip() in terminal.text

@@ -16,6 +16,7 @@ KEYS: tuple[tuple[str, str], ...] = (
     ("Tab, Shift-Tab", "complete, or move through the menu (Enter accepts, Esc closes it)"),
     ("Ctrl-R, Up", "search and recall earlier input"),
     ("Ctrl-X Ctrl-E", "edit the message in $EDITOR"),
+    ("Ctrl-T", "show or fold the thought of the last reply, or of this one while it thinks"),
     ("Ctrl-C, Esc", "stop the reply and keep its text; Ctrl-C twice leaves"),
     ("Ctrl-Z", "suspend"),
     ("Ctrl-D", "leave"),

@@ -17,16 +17,20 @@ from qwchat.chat.editor import message_syntax, toolkit
 from qwchat.chat.editor.external_editor import edit_text
 from qwchat.chat.editor.paste_folds import PasteFolds, normalise_paste
 from qwchat.chat.editor.tab_completion import accept_completion, press_tab
+from qwchat.chat.editor.unfolded_thought import UnfoldedThought
 from qwchat.errors import QwchatError
 
 
-def make_bindings(folds: PasteFolds, completer: Completer, buffer: Callable[[], Buffer]) -> KeyBindings:
+def make_bindings(
+    folds: PasteFolds, completer: Completer, buffer: Callable[[], Buffer], thought: UnfoldedThought
+) -> KeyBindings:
     """Return the key bindings of the prompt. A search keeps prompt-toolkit's own keys.
 
     Args:
         folds: The folded pastes of the chat.
         completer: Source of the completions that Tab inserts.
         buffer: Function that returns the buffer of the prompt.
+        thought: The thought of the last reply. Without one, Ctrl-T keeps its meaning.
     """
     keys = KeyBindings()
     typing = has_focus(DEFAULT_BUFFER)
@@ -84,6 +88,10 @@ def make_bindings(folds: PasteFolds, completer: Completer, buffer: Callable[[], 
     @keys.add("c-x", "c-e", filter=typing)
     def edit_externally(event: KeyPressEvent) -> None:
         event.app.create_background_task(_edit_externally(event, folds))
+
+    @keys.add("c-t", filter=typing & Condition(thought.exists))
+    def toggle_thought(event: KeyPressEvent) -> None:
+        event.app.create_background_task(thought.toggle(event.app))
 
     return keys
 

@@ -1,4 +1,4 @@
-"""Keys pressed while a reply streams: stop keys stop it, and all others are kept for the next prompt."""
+"""Keys pressed while a reply streams: stop keys stop it, Ctrl-T shows its thought, others wait for the next prompt."""
 
 from __future__ import annotations
 
@@ -40,10 +40,14 @@ class Keyboard:
     Keys pass through the parser of the prompt, so that a paste or an escape sequence may begin during a reply and end
     at the prompt. All keys are kept, whereas the terminal buffers only 4,096 bytes. A thread reads them, because only
     the arrival time tells Esc from the beginning of an escape sequence, and the engine may poll seconds apart.
+
+    Args:
+        source: The keys.
+        toggle_thought: Function that Ctrl-T calls; False if there is no thought, so that the key is kept.
     """
 
-    def __init__(self, source: Input) -> None:
-        self._input = source
+    def __init__(self, source: Input, toggle_thought: Callable[[], bool] = lambda: False) -> None:
+        self._input, self._toggle_thought = source, toggle_thought
         self._batches: deque[list[KeyPress]] = deque()
 
     @contextmanager
@@ -74,6 +78,7 @@ class Keyboard:
                 stop = "escape"
             if any(key.key == Keys.ControlC for key in others):
                 stop = "interrupt"
+            others = [key for key in others if key.key != Keys.ControlT or not self._toggle_thought()]
             kept = [key for key in others if key.key not in (Keys.ControlC, *_NOT_TYPED)]
             toolkit.type_ahead(self._input, kept)
         return stop

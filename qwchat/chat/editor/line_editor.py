@@ -23,10 +23,11 @@ from qwchat.chat.editor import message_syntax, toolbar_line, toolkit
 from qwchat.chat.editor.bindings import make_bindings
 from qwchat.chat.editor.history import HistoryFile
 from qwchat.chat.editor.keyboard import ESCAPE_SECONDS, Keyboard, register_line_breaks
-from qwchat.chat.editor.message_reader import CONTINUATION, PROMPT, EditingMode, Suggest
+from qwchat.chat.editor.message_reader import CONTINUATION, PROMPT, EditingMode, Suggest, ThoughtKeys
 from qwchat.chat.editor.paste_folds import PasteFolds
 from qwchat.chat.editor.tab_completion import HistorySuggest, InputHistory, SuggestionCompleter, completes_while_typing
 from qwchat.chat.editor.terminal_modes import preserve_signal_handlers, set_bracketed_paste
+from qwchat.chat.editor.unfolded_thought import UnfoldedThought
 from qwchat.chat.interrupts import TERMINATION_SIGNALS, StopKey
 from qwchat.markdown.styles import Styling
 
@@ -52,6 +53,7 @@ class LineEditor:
         history: File for the input history, or None to keep it in memory.
         styling: What may be drawn. Suggestions of earlier input need dim text, which distinguishes them from typed
             text.
+        thoughts: What Ctrl-T does.
         meter: Function that returns the right part of the toolbar. It is called at every key.
     """
 
@@ -62,6 +64,7 @@ class LineEditor:
         history: Path | None,
         *,
         styling: Styling,
+        thoughts: ThoughtKeys,
         meter: Callable[[], str] = str,
     ) -> None:
         register_line_breaks()
@@ -70,12 +73,13 @@ class LineEditor:
         self._folds = PasteFolds()
         self._history = InputHistory(HistoryFile(history) if history is not None else None, self._folds)
         keys = create_input(terminal)
-        self._keyboard = Keyboard(keys)
+        self._keyboard = Keyboard(keys, thoughts.toggle)
+        self._thought = UnfoldedThought(thoughts)
         completer = SuggestionCompleter(suggest)
         self._session: PromptSession[str] = PromptSession(
             multiline=True,
             prompt_continuation=CONTINUATION,
-            key_bindings=make_bindings(self._folds, completer, lambda: self._session.default_buffer),
+            key_bindings=make_bindings(self._folds, completer, lambda: self._session.default_buffer, self._thought),
             completer=completer,
             complete_in_thread=True,
             # prompt-toolkit reserves rows for the menu while this is true.
@@ -107,6 +111,7 @@ class LineEditor:
             EOFError: On Ctrl-D.
             KeyboardInterrupt: On Ctrl-C; Up then brings the input back.
         """
+        self._thought.reset()
         try:
             with preserve_signal_handlers():
                 text = self._session.prompt([(self._style, PROMPT)], default=draft, pre_run=self._handle_deadly_signals)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Literal, Protocol
 
@@ -16,6 +16,16 @@ Suggest = Callable[[str], Iterable[Suggestion]]
 """Function that suggests how the text before the cursor may continue."""
 
 EditingMode = Literal["emacs", "vi"]
+
+
+class ThoughtKeys(Protocol):
+    """What Ctrl-T does; implemented by `qwchat.chat.view.thoughts.ThoughtSwitch`."""
+
+    def toggle(self) -> bool:
+        """Show or fold the thought that is being generated. Return False if there is no such thought."""
+
+    def last_rows(self, columns: int) -> Sequence[str]:
+        """Return the thought of the last reply as rows of a terminal; an empty sequence without a thought."""
 
 
 class MessageReader(Protocol):

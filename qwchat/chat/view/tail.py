@@ -17,9 +17,11 @@ _BURST_FRAMES = 3  # Frames that may be drawn without delay, so that single toke
 _MAX_TAIL_ROWS = 12
 _BEGIN_SYNC, _END_SYNC = "\x1b[?2026h", "\x1b[?2026l"
 _NO_WRAP, _WRAP = "\x1b[?7l", "\x1b[?7h"  # Keeps a row on one line if the terminal measures its width differently.
-# Erase from the second column: tmux treats an erasure from the top left corner as clearing the screen, and copies the
+# From the second column on: tmux treats an erasure from the top left corner as clearing the screen, and copies the
 # screen into its scrollback.
-_ERASE_BELOW = "\r\x1b[K\x1b[C\x1b[J\r"
+ERASE_BELOW = "\r\x1b[K\x1b[C\x1b[J\r"
+"""Sequence that erases the row of the cursor and all rows below it."""
+
 _SETTLING_SECONDS = 0.3  # A size is stable after this long; tmux reports a resize up to 0.25 s late.
 # Variables set by terminals that reflow lines on a resize. Other terminals cut lines off.
 _REFLOWING_VARIABLES = (
@@ -122,7 +124,7 @@ class LiveTail:
         tail = tail[-size.tail_rows :]
         if not rows and list(tail) == list(self._tail):
             return
-        parts = [_BEGIN_SYNC, self._cursor_to_start(size), _ERASE_BELOW]
+        parts = [_BEGIN_SYNC, self._cursor_to_start(size), ERASE_BELOW]
         parts += [row.to_ansi() + "\n" for row in rows]
         parts += ["\n".join(self._tail_row(row, size) for row in tail), _END_SYNC]
         self._tail = tail

@@ -16,6 +16,7 @@ from qwchat.chat.editor.line_editor import LineEditor
 from qwchat.chat.editor.message_reader import EditingMode
 from qwchat.chat.suggestions import Suggestion, match_suggestions
 from qwchat.markdown.styles import PLAIN
+from tests.chat.editor.no_thoughts import NoThoughts
 from tests.chat.pty import Terminal
 from tests.clocks import PATIENCE_SECONDS
 
@@ -32,7 +33,7 @@ def typed(keys: str, choices: Iterable[tuple[str, str]] = SETTINGS, mode: Editin
     with create_pipe_input() as pipe, pytest.MonkeyPatch.context() as patch:
         patch.setattr(line_editor, "create_input", lambda terminal: pipe)
         patch.setattr(line_editor, "create_output", lambda **unused: DummyOutput())
-        editor = LineEditor(sys.stdin, suggest, None, styling=PLAIN)
+        editor = LineEditor(sys.stdin, suggest, None, styling=PLAIN, thoughts=NoThoughts())
         editor.set_editing_mode(mode)
         pipe.send_text(keys)
         return editor.read()
@@ -116,10 +117,10 @@ def test_a_slash_opens_the_menu_and_escape_closes_it(tmp_path: Path) -> None:
         terminal.wait("> /sessions")
         terminal.type(ESCAPE)
         terminal.wait_until(lambda: terminal.text == "> /se", "what was typed")
-        terminal.type(f"t te{TAB}\r")
-        terminal.wait_until(lambda: terminal.text == "> /set temp", "the choice, with the menu closed")
-        terminal.type(" 0.5\r")
-        terminal.wait("> /set temp 0.5\ntemp 0.5\n>")
+        terminal.type(f"t see{TAB}\r")
+        terminal.wait_until(lambda: terminal.text == "> /set seed", "the choice, with the menu closed")
+        terminal.type(" 5\r")
+        terminal.wait("> /set seed 5\nseed 5\n>")
 
 
 def test_tab_moves_through_files_and_enter_opens_a_folder(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ from qwchat.chat.suggestions import Suggestion
 from qwchat.chat.view.screen import Screen
 from qwchat.errors import QwchatError, UsageError
 from qwchat.markdown.styles import PLAIN
+from tests.chat.editor.no_thoughts import NoThoughts
 from tests.clocks import calls, wait_for
 
 
@@ -108,6 +109,24 @@ def test_stop_keys_stop_a_reply_and_other_keys_wait(typed: str, stop: StopKey | 
             pressed.append(poll())
         assert {key for key in pressed if key} == ({stop} if stop else set())
         assert "".join(key.data for key in get_typeahead(pipe)) == kept
+
+
+def test_ctrl_t_shows_the_thought_or_waits_for_the_prompt() -> None:
+    thinking, toggled = True, []
+
+    def toggle() -> bool:
+        toggled.append(thinking)
+        return thinking
+
+    with create_pipe_input() as pipe:
+        with Keyboard(pipe, toggle).watch_keys() as poll:
+            pipe.send_text("a\x14b\x14")
+            wait_for(lambda: poll() or len(toggled) == 2, "the keys")
+            thinking = False
+            pipe.send_text("\x14c")
+            wait_for(lambda: poll() or len(toggled) == 3, "the key")
+        assert toggled == [True, True, False]
+        assert "".join(key.data for key in get_typeahead(pipe)) == "ab\x14c"
 
 
 def test_an_arrow_key_in_two_parts_is_not_escape() -> None:
@@ -330,7 +349,11 @@ def test_plain_lines_without_a_working_editor(monkeypatch: pytest.MonkeyPatch) -
     assert prompt_toolkit.input.create_input is not refuse
     message = io.StringIO()
     reader = open_reader(
-        io.TextIOWrapper(io.BytesIO(b"hello\n")), lambda text: (), Screen(message, PLAIN), history=None
+        io.TextIOWrapper(io.BytesIO(b"hello\n")),
+        lambda text: (),
+        Screen(message, PLAIN),
+        history=None,
+        thoughts=NoThoughts(),
     )
     assert reader.read() == "hello"
     assert message.getvalue() == (

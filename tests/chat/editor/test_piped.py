@@ -15,6 +15,7 @@ from qwchat.chat.editor import line_editor
 from qwchat.chat.editor.line_editor import LineEditor
 from qwchat.chat.editor.message_reader import EditingMode
 from qwchat.markdown.styles import PLAIN
+from tests.chat.editor.no_thoughts import NoThoughts
 
 UP, DOWN, LEFT, ESCAPE, CTRL_R = "\x1b[A", "\x1b[B", "\x1b[D", "\x1b", "\x12"
 PASTE = "\n".join(f"line {number} of the paste" for number in range(1, 501))
@@ -31,7 +32,7 @@ def typing(history: Path | None = None, mode: EditingMode = "emacs") -> Iterator
     with create_pipe_input() as pipe, pytest.MonkeyPatch.context() as patch:
         patch.setattr(line_editor, "create_input", lambda terminal: pipe)
         patch.setattr(line_editor, "create_output", lambda **unused: DummyOutput())
-        editor = LineEditor(sys.stdin, lambda text: (), history, styling=PLAIN)
+        editor = LineEditor(sys.stdin, lambda text: (), history, styling=PLAIN, thoughts=NoThoughts())
         editor.set_editing_mode(mode)
 
         def sent(keys: str) -> str:

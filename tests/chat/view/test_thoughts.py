@@ -76,6 +76,46 @@ def test_a_shown_thought_stays_above_the_answer() -> None:
     assert out.writes == ["\x1b[2mone \x1b[0m", "\x1b[2mtwo␇\x1b[0m", "\n\n"]
 
 
+@pytest.mark.parametrize("mode", ["fold", "hide", "off"])
+def test_a_thought_can_be_shown_whole_while_it_is_generated(mode: ThoughtMode) -> None:
+    view, out, clock = viewer(mode)
+    assert not view.toggle()
+    think(view, clock, *(f"row {number}\n" for number in range(9)), "last\x1b")
+    assert "row 0" not in text(out)
+    assert view.toggle()
+    rows = [f"row {number}" for number in range(9)]
+    assert out.lines == [*rows, "last␛"]
+    think(view, clock, " more")
+    assert out.lines == [*rows, "last␛ more"]
+    view.end()
+    assert out.lines == [*rows, "last␛ more"]
+    assert out.writes[-1] == "\n\n"
+    assert not view.toggle()
+    think(view, clock, "secret")
+    view.end(stopped=True)
+    assert "secret" not in text(out)
+
+
+@pytest.mark.parametrize("mode", ["fold", "show"])
+def test_a_thought_that_is_shown_can_be_folded(mode: ThoughtMode) -> None:
+    view, out, clock = viewer(mode)
+    think(view, clock, "one ")
+    for _ in range(1 if mode == "show" else 2):
+        assert view.toggle()
+    assert out.lines == ["one"]
+    think(view, clock, "two", " three")
+    assert out.lines == ["one", "one two three"]
+    view.end()
+    assert out.lines == ["one", "thought for 2 s, 3 tokens (/think shows it)"]
+
+
+def test_a_finished_thought_is_wrapped_and_dimmed() -> None:
+    view, _, _ = viewer("fold")
+    rows = view.rows("one two\x1b\n\nthree", 6)
+    assert rows == ["\x1b[2mone\x1b[0m", "\x1b[2mtwo␛\x1b[0m", "", "\x1b[2mthree\x1b[0m"]
+    assert view.rows("", 6) == []
+
+
 @pytest.mark.parametrize("mode", ["fold", "hide", "show", "off"])
 def test_an_empty_thought_shows_nothing(mode: ThoughtMode) -> None:
     view, out, clock = viewer(mode)
