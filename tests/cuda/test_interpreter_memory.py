@@ -196,7 +196,9 @@ def test_asynchronous_copies_arrive_when_they_are_waited_for() -> None:
 def test_freed_memory_is_outside() -> None:
     memory = Memory()
     first, second = memory.place(np.zeros(32, np.uint32)), memory.place(np.zeros(32, np.uint32))
-    kernel = Kernel(kernel_text("ld.global.u32 %r1, [p0]; st.global.u32 [p1], %r1;"), "hand")
+    kernel = Kernel(
+        kernel_text("ld.global.u32 %r1, [p0]; setp.eq.s32 %p1, thread, 0; @%p1 st.global.u32 [p1], %r1;"), "hand"
+    )
     kernel.run(memory, 1, 32, first, second)
     memory.free(first)
     with pytest.raises(IndexError, match="load of 4 bytes outside of memory"):

@@ -42,7 +42,7 @@ class Copies:
             inside = count >= 4 * word + 4
             if inside.any():
                 words = sources[inside].astype(np.uint64) + np.uint64(4 * word)
-                content[inside, word] = self._wave.global_memory.read(words, threads[inside], 4, line, ["nc"])
+                content[inside, word] = self._wave.global_memory.read(words, threads[inside], 4, line, [])
         if (count % 4).any():
             raise NotImplementedError("a copy of a number of bytes that is not a multiple of 4")
         self._wave.shared_memory.announce(targets, threads, size, line)

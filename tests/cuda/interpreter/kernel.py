@@ -19,6 +19,7 @@ from tests.cuda.interpreter import (
 )
 from tests.cuda.interpreter.emitter import Emitter
 from tests.cuda.interpreter.flow import BasicBlock, basic_blocks
+from tests.cuda.interpreter.global_races import GlobalRaces
 from tests.cuda.interpreter.program import REGISTER_TYPES, Program, parse
 from tests.cuda.interpreter.wave import Wave
 
@@ -42,7 +43,8 @@ class Launch:
         constants: Address of each constant array.
         shared_bytes: Dynamic shared memory.
         cohorts: Number of cohorts of warps that run in random order.
-        races: Whether races are looked for.
+        races: Whether races in shared memory are looked for.
+        global_races: Looks for races in global memory; None if they are not looked for.
     """
 
     grid: tuple[int, int, int]
@@ -52,6 +54,7 @@ class Launch:
     shared_bytes: int
     cohorts: int
     races: bool
+    global_races: GlobalRaces | None
 
 
 class Kernel:
@@ -142,7 +145,8 @@ class Kernel:
             name: np.uint64(memory.place(np.frombuffer(content, np.uint8)))
             for name, content in self.program.constants.items()
         }
-        launch = Launch(sizes, block, parameters, constants, shared_bytes, cohorts, races)
+        global_races = GlobalRaces(count, per_block) if races else None
+        launch = Launch(sizes, block, parameters, constants, shared_bytes, cohorts, races, global_races)
         random = np.random.default_rng(seed)
         together = together or max(1, _MOST_THREADS // per_block)
         order = random.permutation(count) if count > 1 else np.zeros(1, np.int64)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import bisect
+from collections.abc import Callable
 
 import numpy as np
+
+Watch = Callable[[np.ndarray | None, int, int, np.ndarray], None]
+"""Takes which of the addresses lie in an array (None = all), its number and size in bytes, and their offsets."""
 
 POISON = 0xFF
 """Byte of memory that nothing was written to: a NaN as a float, -1 as an integer."""
@@ -45,14 +49,18 @@ class Memory:
         del self.starts[index], self.arrays[index]
         self._views.clear()
 
-    def load(self, addresses: np.ndarray, size: int) -> np.ndarray:
+    def load(self, addresses: np.ndarray, size: int, watch: Watch | None = None) -> np.ndarray:
         """Return `size` bytes (1, 2, 4, 8 or 16) from each address, as unsigned integers; 16 as rows of four u32.
+
+        `watch` is called for each array that is met.
 
         Raises:
             IndexError: An address lies outside all arrays or is not a multiple of `size`.
         """
         out = None
         for here, index, offset in self._parts(addresses, size, "load"):
+            if watch:
+                watch(here, index, self.arrays[index].size, offset * size)
             view = self._view(index, size)
             if here is None:
                 return view[offset]
@@ -61,13 +69,15 @@ class Memory:
             out[here] = view[offset]
         return out
 
-    def store(self, addresses: np.ndarray, values: np.ndarray, size: int) -> None:
+    def store(self, addresses: np.ndarray, values: np.ndarray, size: int, watch: Watch | None = None) -> None:
         """Store `size` bytes at each address; if addresses are equal, the last one counts.
 
         Raises:
             IndexError: As `load`.
         """
         for here, index, offset in self._parts(addresses, size, "store"):
+            if watch:
+                watch(here, index, self.arrays[index].size, offset * size)
             self._view(index, size)[offset] = values if here is None else values[here]
 
     def _view(self, index: int, size: int) -> np.ndarray:

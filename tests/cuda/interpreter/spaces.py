@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tests.cuda.interpreter.atomics import apply_atomic
+from tests.cuda.interpreter.global_races import GlobalRaces
 from tests.cuda.interpreter.memory import POISON, Memory
 from tests.cuda.interpreter.races import Races
 
@@ -82,19 +83,39 @@ class Space:
 class Global(Space):
     """Global memory."""
 
-    def __init__(self, wave, memory: Memory) -> None:
+    def __init__(self, wave, memory: Memory, races: GlobalRaces | None) -> None:
         super().__init__(wave)
-        self.memory = memory
+        self.memory, self.races = memory, races
         self.read_raw = lambda addresses, threads, size: memory.load(_wide(addresses), size)
         self.write_raw = lambda addresses, threads, values, size: memory.store(_wide(addresses), values, size)
 
     def read(self, addresses, threads, size, line, flags):
         """Return what threads load."""
-        return self.memory.load(_wide(addresses), size)
+        ordered = bool({"acquire", "relaxed", "volatile"} & {*flags})
+        if self.races is None or ordered:
+            if self.races and ordered:
+                for address, thread in zip(_wide(addresses).tolist(), threads, strict=True):
+                    self.races.synchronise(address, thread[None], flags, reads=True, writes=False)
+            return self.memory.load(_wide(addresses), size)
+
+        def watch(here, index, array_size, offsets):
+            some = threads if here is None else threads[here]
+            self.races.read(index, array_size, offsets, some, size, line, "nc" in flags)
+
+        return self.memory.load(_wide(addresses), size, watch)
 
     def write(self, addresses, threads, values, size, line):
         """Store what threads store."""
-        self.memory.store(_wide(addresses), values, size)
+
+        def watch(here, index, array_size, offsets):
+            self.races.write(index, array_size, offsets, threads if here is None else threads[here], size, line)
+
+        self.memory.store(_wide(addresses), values, size, watch if self.races else None)
+
+    def order(self, addresses, threads, flags):
+        """Note that an atomic operation orders accesses of its block with those of others."""
+        if self.races:
+            self.races.synchronise(int(_wide(addresses)[0]), threads, flags, reads=True, writes=True)
 
 
 def _wide(addresses):

@@ -27,11 +27,13 @@ class Wave:
         per_block = int(np.prod(launch.threads))
         self.thread_count = self.block_count * per_block
         self.clock = Clock(self.block_count, per_block)
+        if launch.global_races:
+            launch.global_races.begin_wave(self.clock, blocks)
         self._set_positions(np.asarray(blocks), launch, per_block)
         program = kernel.program
         self.parameters = launch.parameters
         self.constants = launch.constants
-        self.global_memory = self.const_memory = Global(self, memory)
+        self.global_memory = self.const_memory = Global(self, memory, launch.global_races)
         self.shared_memory = Shared(self, program.shared_bytes + launch.shared_bytes, kernel.granule, launch.races)
         self.local_memory = Local(self, program.local_bytes)
         self.generic_memory = Generic(self)
@@ -77,7 +79,10 @@ class Wave:
         self.clock.warp_time[np.unique(self.threads(w) >> 5)] += 1
 
     def fence(self, w, mask) -> None:
-        """Order the accesses of threads; the interpreter executes them in order anyway."""
+        """Order the accesses of threads before and after atomic operations."""
+        if self.launch.global_races:
+            threads = self.threads(w)
+            self.launch.global_races.fence(threads if mask is None else threads[np.broadcast_to(mask, threads.shape)])
 
     def wait_for_previous(self, w, line) -> None:
         """Wait for the kernel before; it has ended."""
