@@ -29,7 +29,7 @@ from qwchat.last_use import record_use
 from qwchat.messages import Message
 from qwchat.model_runner import EngineOptions, ModelRunner
 from qwchat.models_folder import converted_folder
-from qwchat.placement import DeviceRequest
+from qwchat.placement import DeviceRequest, UploadProgress
 from qwchat.request import Prompt, PromptOptions, Request, SamplingParams, random_seed
 from qwchat.text.generation_config import GenerationDefaults
 from qwchat.text.prompts import build_prompt, has_thoughts
@@ -52,6 +52,7 @@ def load(
     gpu_layers: int | None = None,
     kv: str = "auto",
     verify: bool = True,
+    progress: UploadProgress | None = None,
 ) -> Model:
     """Open a converted model.
 
@@ -67,6 +68,7 @@ def load(
         verify: compare the model's files with their checksums in the background, unless they were found intact before
             and have not changed since. If they differ, the next event of a reply raises DamagedModelError;
             `model.integrity.wait()` waits for the result.
+        progress: called with the bytes of weights that were copied to a GPU, and with the bytes of all of them.
 
     Raises:
         ModelError: there is no such model, or it has not been converted (see `quant.convert`).
@@ -77,7 +79,7 @@ def load(
     """
     folder = open_model(converted_folder(str(model)))
     folder.prefetch()
-    options = EngineOptions(DeviceRequest(device, gpu_layers), threads, context, kv)
+    options = EngineOptions(DeviceRequest(device, gpu_layers), threads, context, kv, progress)
     opened = Model(folder, options, Integrity(folder if verify else None))
     record_use(folder.path)
     return opened

@@ -12,7 +12,7 @@ from qwchat.errors import GpuLostError
 from qwchat.generation.cached_context import CachedContext
 from qwchat.generation.engine import Engine
 from qwchat.model.context_limits import context_limit
-from qwchat.placement import DeviceRequest, DriverFactory, Placement, build_decoder
+from qwchat.placement import DeviceRequest, DriverFactory, Placement, UploadProgress, build_decoder
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,14 @@ class EngineOptions:
         threads: threads of the CPU; None for one per physical core.
         context: positions of the KV cache; None for the model's, at most 4,096.
         kv: kind of the KV cache, `f32`, `q8` or `auto`.
+        progress: called while weights are copied to a GPU.
     """
 
     devices: DeviceRequest = field(default_factory=DeviceRequest)
     threads: int | None = None
     context: int | None = None
     kv: str = "auto"
+    progress: UploadProgress | None = None
 
 
 class ModelRunner:
@@ -120,6 +122,7 @@ class ModelRunner:
             threads=options.threads,
             context=options.context,
             kv=options.kv,
+            progress=options.progress,
             make_driver=self._make_driver,
         )
         try:
@@ -144,7 +147,7 @@ class ModelRunner:
         these arguments; the model runs as before then.
         """
         devices = self._options.devices if device is None else DeviceRequest(device, gpu_layers)
-        options = EngineOptions(devices, threads, context, kv)
+        options = replace(self._options, devices=devices, threads=threads, context=context, kv=kv)
         tokens = self.cached_context.length
         if self.placement.gpu is not None:
             previous = self._options

@@ -17,6 +17,7 @@ from qwchat.model.gpu_memory import CONTEXT_BYTES, PartSizes, choose_kv_kind, st
 from qwchat.model.split_decoder import SplitDecoder
 
 if TYPE_CHECKING:
+    from qwchat.cpu.decoder import CpuDecoder
     from qwchat.cuda.device import Gpu, OpenGpu
     from qwchat.cuda.driver import Driver
 
@@ -27,7 +28,11 @@ LEAST_SHARE = 1 / 8
 _SPARE_BYTES = 64 << 20
 """Memory of the GPU that is left free: allocations are rounded up, and displays use a little."""
 
+_SMALL = "the model is small"
+
 DriverFactory = Callable[[], "Driver"]
+UploadProgress = Callable[[int, int], None]
+"""Called with the bytes of weights that were copied to a GPU, and with the bytes of all of them."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,11 @@ class Placement:
     def device(self) -> str:
         """Name of the device as a setting, `cpu` or `cuda:N`."""
         return "cpu" if self.gpu is None else f"cuda:{self.gpu.index}"
+
+    @property
+    def explanation(self) -> str:
+        """The devices with the reason, such as `CPU: the model is small`."""
+        return f"{self.description}: {self.reason}" if self.reason else self.description
 
     @property
     def description(self) -> str:
@@ -116,6 +126,7 @@ def build_decoder(
     threads: int | None = None,
     context: int | None = None,
     kv: str = "auto",
+    progress: UploadProgress | None = None,
     make_driver: DriverFactory | None = None,
 ) -> tuple[Decoder, Placement]:
     """Build the decoder of a model where it runs fastest, among the devices that the user allows.
@@ -129,6 +140,7 @@ def build_decoder(
         threads: threads of the CPU.
         context: positions of each KV cache.
         kv: kind of the KV caches.
+        progress: called while weights are copied to a GPU.
         make_driver: makes the driver of the GPUs; by default a `LibCuda`. It is not called if no GPU is allowed.
 
     Returns:
@@ -148,7 +160,7 @@ def build_decoder(
     if not request.allows_gpu:
         return on_cpu()
     if not request.needs_gpu and folder.total_bytes < LEAST_BYTES:
-        return on_cpu("the model is small")
+        return on_cpu(_SMALL)
     sizes = part_sizes(folder, context, kv)
     try:
         gpu = open_gpu(request, make_driver)
@@ -164,7 +176,22 @@ def build_decoder(
     if placed.gpu is None:
         gpu.close()
         return on_cpu(placed.reason)
-    return _build_on_gpu(folder, request, gpu, placed, threads=threads, context=context, kv=kv)
+    build = _GpuBuild(folder, request, threads, context, kv, progress)
+    return build.decoder(gpu, placed)
+
+
+def preview(folder: ModelFolder, make_driver: DriverFactory | None = None) -> Placement:
+    """Return where `auto` would run a model with its default context, if the GPU's memory were free."""
+    from qwchat.cuda.device import find_gpus, select_gpu
+
+    count = folder.config.num_layers
+    if folder.total_bytes < LEAST_BYTES:
+        return Placement(count, reason=_SMALL)
+    try:
+        gpu = select_gpu(find_gpus((make_driver or _libcuda)()), None)
+    except GpuError as error:
+        return Placement(count, reason=_clause(error))
+    return _choose_layers(part_sizes(folder, None, "auto"), DeviceRequest(), gpu, gpu.total_memory - _SPARE_BYTES)
 
 
 def part_sizes(folder: ModelFolder, context: int | None, kv: str) -> PartSizes:
@@ -189,11 +216,19 @@ def open_gpu(request: DeviceRequest, make_driver: DriverFactory | None = None) -
     return OpenGpu(driver, select_gpu(find_gpus(driver), request.index))
 
 
-def build_gpu_decoder(folder: ModelFolder, gpu: OpenGpu, *, context: int | None, kv: str, layers: range) -> Decoder:
+def build_gpu_decoder(
+    folder: ModelFolder,
+    gpu: OpenGpu,
+    *,
+    context: int | None,
+    kv: str,
+    layers: range,
+    progress: UploadProgress | None,
+) -> Decoder:
     """Return a decoder of some layers on a GPU, which it closes. Raises ModelError, GpuError and GpuMemoryError."""
     from qwchat.cuda.build import build_decoder
 
-    return build_decoder(folder, gpu, context=context, kv=kv, layers=layers)
+    return build_decoder(folder, gpu, context=context, kv=kv, layers=layers, progress=progress)
 
 
 def _libcuda() -> Driver:
@@ -237,52 +272,56 @@ def _too_many_layers(sizes: PartSizes, wanted: int, fitting: int, memory: int) -
     return GpuMemoryError(ArgumentMessage(f"{problem}: use ", remedy, ", or a smaller ", Argument("context")))
 
 
-def _build_on_gpu(
-    folder: ModelFolder,
-    request: DeviceRequest,
-    gpu: OpenGpu,
-    placed: Placement,
-    *,
-    threads: int | None,
-    context: int | None,
-    kv: str,
-) -> tuple[Decoder, Placement]:
-    """Build the decoder of a placement, with fewer layers on the GPU if its memory still runs out."""
-    from qwchat.cuda.device import OpenGpu
+@dataclass(frozen=True)
+class _GpuBuild:
+    """Arguments of `build_decoder` once a GPU is open."""
 
-    while True:
+    folder: ModelFolder
+    request: DeviceRequest
+    threads: int | None
+    context: int | None
+    kv: str
+    progress: UploadProgress | None
+
+    def decoder(self, gpu: OpenGpu, placed: Placement) -> tuple[Decoder, Placement]:
+        """Build the decoder of a placement, with fewer layers on the GPU if its memory still runs out."""
+        from qwchat.cuda.device import OpenGpu
+
+        request = self.request
+        while True:
+            try:
+                return self._assemble(gpu, placed), placed
+            except GpuMemoryError as error:
+                fewer = placed.gpu_layers * 3 // 4
+                if request.needs_gpu and (request.gpu_layers is not None or not fewer):
+                    raise
+                if not request.needs_gpu and fewer < placed.num_layers * LEAST_SHARE:
+                    return self._rest(None), Placement(placed.num_layers, reason=_clause(error))
+                placed = replace(placed, gpu_layers=fewer, reason="the GPU's memory ran out with more layers")
+            gpu = OpenGpu(gpu.driver, gpu.gpu)
+
+    def _assemble(self, gpu: OpenGpu, placed: Placement) -> Decoder:
+        """Build the decoder of a placement on an open GPU, which the decoder closes; it is also closed on errors."""
+        first = placed.num_layers - placed.gpu_layers
+        layers = range(first, placed.num_layers)
         try:
-            return _assemble(folder, gpu, placed, threads=threads, context=context, kv=kv), placed
-        except GpuMemoryError as error:
-            fewer = placed.gpu_layers * 3 // 4
-            if request.needs_gpu and (request.gpu_layers is not None or not fewer):
-                raise
-            if not request.needs_gpu and fewer < placed.num_layers * LEAST_SHARE:
-                decoder = build_cpu_decoder(folder, threads=threads, context=context, kv=kv)
-                return decoder, Placement(placed.num_layers, reason=_clause(error))
-            placed = replace(placed, gpu_layers=fewer, reason="the GPU's memory ran out with more layers")
-        gpu = OpenGpu(gpu.driver, gpu.gpu)
+            last = build_gpu_decoder(
+                self.folder, gpu, context=self.context, kv=self.kv, layers=layers, progress=self.progress
+            )
+        except BaseException:
+            gpu.close()
+            raise
+        if not first:
+            return last
+        try:
+            return SplitDecoder(self._rest(range(first)), last)
+        except BaseException:
+            last.close()
+            raise
 
-
-def _assemble(
-    folder: ModelFolder, gpu: OpenGpu, placed: Placement, *, threads: int | None, context: int | None, kv: str
-) -> Decoder:
-    """Build the decoder of a placement on an open GPU, which the decoder closes; it is also closed on errors."""
-    first = placed.num_layers - placed.gpu_layers
-    layers = range(first, placed.num_layers)
-    try:
-        last = build_gpu_decoder(folder, gpu, context=context, kv=kv, layers=layers)
-    except BaseException:
-        gpu.close()
-        raise
-    if not first:
-        return last
-    try:
-        rest = build_cpu_decoder(folder, threads=threads, context=context, kv=kv, layers=range(first))
-    except BaseException:
-        last.close()
-        raise
-    return SplitDecoder(rest, last)
+    def _rest(self, layers: range | None) -> CpuDecoder:
+        """Build the decoder on the CPU of some layers, or of all."""
+        return build_cpu_decoder(self.folder, threads=self.threads, context=self.context, kv=self.kv, layers=layers)
 
 
 def _clause(error: Exception) -> str:

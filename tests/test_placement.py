@@ -66,8 +66,13 @@ class Gpus:
         self.capacity = 100
         self.decoders: list[StandIn] = []
 
-    def build(self, folder: ModelFolder, gpu: Any, *, context: int | None, kv: str, layers: range) -> StandIn:
+    def build(
+        self, folder: ModelFolder, gpu: Any, *, context: int | None, kv: str, layers: range, progress: Any
+    ) -> StandIn:
         """Stand in for `placement.build_gpu_decoder`."""
+        if progress is not None:
+            progress(1000, 1500)
+            progress(1500, 1500)
         self.built.append(layers)
         if len(layers) > self.capacity:
             gpu.close()

@@ -128,10 +128,7 @@ def converse(options: ReplyOptions, dependencies: Dependencies) -> int:
             thoughts=thoughts,
         )
         _connect_settings(chat, options, model, streams, thoughts)
-        streams.screen.notice(
-            f"{located.name} at {model.folder.bits_per_weight:.2f} bits per weight, "
-            f"context {model.context:,} tokens; /help for help, Ctrl-D to leave"
-        )
+        streams.screen.notice(_opening_line(located.name, model))
         if (project := options.settings.project) is not None:
             streams.screen.notice(f"using settings from {project}; /set shows them")
         show_last_exchange(recorder, view, streams.screen, watched=streams.out_styling.terminal)
@@ -144,6 +141,16 @@ def converse(options: ReplyOptions, dependencies: Dependencies) -> int:
             if command is not None:
                 streams.screen.hint(f"to continue: {command}")
         return _exit_code_of_chat(chat, models.model, streams)
+
+
+def _opening_line(name: str, model: Model) -> str:
+    """Return what is open: the model, its context window, and the GPU if it uses one."""
+    placement = model.placement
+    device = f" on {placement.description}" if placement.gpu is not None else ""
+    return (
+        f"{name} at {model.folder.bits_per_weight:.2f} bits per weight{device}, "
+        f"context {model.context:,} tokens; /help for help, Ctrl-D to leave"
+    )
 
 
 def _exit_code_of_chat(chat: Chat, model: Model, streams: Streams) -> int:

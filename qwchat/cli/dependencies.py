@@ -19,11 +19,14 @@ def load_model(
     device: str = "auto",
     gpu_layers: int | None = None,
     kv: str = "auto",
+    progress: Callable[[int, int], None] | None = None,
 ) -> Model:
     """Open a model folder with the real engine; see `qwchat.load`."""
     import qwchat
 
-    return qwchat.load(path, threads=threads, context=context, device=device, gpu_layers=gpu_layers, kv=kv)
+    return qwchat.load(
+        path, threads=threads, context=context, device=device, gpu_layers=gpu_layers, kv=kv, progress=progress
+    )
 
 
 def are_kernels_compiled() -> bool:

@@ -24,7 +24,7 @@ from qwchat.cli.json_output import json_line
 from qwchat.cli.options import DoctorOptions
 from qwchat.cli.streams import Streams
 from qwchat.cli.tables import Column, TableWriter
-from qwchat.errors import QwchatError
+from qwchat.errors import GpuError, QwchatError
 from qwchat.limits import DEFAULT_CONTEXT
 
 CheckState = Literal["ok", "warning", "error"]
@@ -166,9 +166,19 @@ def _memory() -> tuple[CheckState, str, str]:
 
 
 def _gpu() -> tuple[CheckState, str, str]:
-    if _NVIDIA_DRIVER.is_file() or shutil.which("nvidia-smi"):
-        return "ok", "NVIDIA driver found, but this version uses only the CPU", ""
-    return "ok", "none found; this version uses only the CPU", ""
+    """Name the GPUs. A machine without an NVIDIA driver is in order; a driver that cannot be used is not."""
+    from qwchat.cuda.device import find_gpus
+    from qwchat.cuda.libcuda import LibCuda
+
+    try:
+        gpus = find_gpus(LibCuda())
+        for gpu in gpus:
+            _ = gpu.target  # Raises GpuError if it is too old.
+    except GpuError as error:
+        has_driver = _NVIDIA_DRIVER.is_file() or shutil.which("nvidia-smi") is not None
+        problem, _, remedy = error_message(error).partition(": ")
+        return ("warning", problem, remedy) if has_driver else ("ok", "no NVIDIA GPU: the CPU computes", "")
+    return "ok", ", ".join(f"{gpu.name}, {data_size(gpu.total_memory)}" for gpu in gpus), ""
 
 
 def _kernels(dependencies: Dependencies) -> tuple[CheckState, str, str]:
@@ -204,6 +214,7 @@ def _is_writable(folder: Path) -> bool:
 
 def _default_model() -> tuple[CheckState, str, str]:
     from quant.container import open_model
+    from qwchat.placement import preview
 
     found = models_folder.locate(requested_model(None))
     if not found.converted:
@@ -216,7 +227,8 @@ def _default_model() -> tuple[CheckState, str, str]:
         if not is_expected(error):
             raise
         return "error", f"{found.name} is damaged: {error}", "convert it again"
-    return "ok", f"{found.name}, {folder.preset}, {data_size(folder.total_bytes)}", ""
+    where = preview(folder).explanation
+    return "ok", f"{found.name}, {folder.preset}, {data_size(folder.total_bytes)}, runs on {where}", ""
 
 
 def _largest_model() -> tuple[CheckState, str, str]:

@@ -20,19 +20,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """The model of a reply: name, folder, short fingerprint of its weights, format."""
+    """The model of a reply: name, folder, short fingerprint of its weights, format, device."""
 
     name: str
     path: str
     fingerprint: str
     preset: str
     bits_per_weight: float
+    device: str
+    gpu_layers: int
 
     @classmethod
     def of(cls, located: LocatedModel, model: Model) -> ModelInfo:
         """Return the description of an opened model."""
         folder = model.folder
-        return cls(located.name, str(located.path), folder.fingerprint, folder.preset, round(folder.bits_per_weight, 4))
+        bits = round(folder.bits_per_weight, 4)
+        return cls(
+            located.name,
+            str(located.path),
+            folder.fingerprint,
+            folder.preset,
+            bits,
+            model.device,
+            model.gpu_layers,
+        )
 
 
 def json_line(value: object) -> str:

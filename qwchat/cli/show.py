@@ -55,6 +55,7 @@ class ModelDetails:
     """Details of a model or a checkpoint.
 
     `stored_bytes` is the size of all weights in their files, `stored` how the kernels read them, None in a checkpoint.
+    `device` says where a chat would run it, and why.
     """
 
     located: LocatedModel
@@ -64,6 +65,7 @@ class ModelDetails:
     stored_bytes: int
     files: dict[str, int]
     stored: Tensors | None = None
+    device: str = ""
 
     @property
     def parameters(self) -> int:
@@ -95,6 +97,7 @@ def run(options: ShowOptions, dependencies: Dependencies) -> int:
 def _of_model(located: LocatedModel) -> ModelDetails:
     from quant.container import open_model
     from qwchat.model.gpu_memory import stored_tensors
+    from qwchat.placement import preview
 
     folder = open_model(located.path)
     entries = folder.manifest["tensors"]
@@ -116,7 +119,8 @@ def _of_model(located: LocatedModel) -> ModelDetails:
         "fingerprint": folder.fingerprint,
     }
     stored = stored_tensors(folder.config, folder.tensor)
-    return ModelDetails(located, folder.config, facts, tensors, folder.total_bytes, _files(located), stored)
+    device = preview(folder).explanation
+    return ModelDetails(located, folder.config, facts, tensors, folder.total_bytes, _files(located), stored, device)
 
 
 def _of_checkpoint(located: LocatedModel) -> ModelDetails:
@@ -194,6 +198,7 @@ def _write_tables(tables: TableWriter, details: ModelDetails) -> None:
         ),
         ("context", f"{config.max_position_embeddings:,} tokens"),
         *_memory_facts(details),
+        *([("device", details.device)] if details.device else []),
     ]
     files = [(name, f"{size:,}") for name, size in details.files.items()]
     tables.write(

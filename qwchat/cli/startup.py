@@ -12,6 +12,8 @@ from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.ensure_model import ensure_model
 from qwchat.cli.options import ReplyOptions
 from qwchat.cli.streams import Streams
+from qwchat.cli.upload_status import UploadStatus
+from qwchat.errors import NotEnoughMemoryError
 from qwchat.models_folder import LocatedModel
 from qwchat.settings.resolve import Settings
 
@@ -28,18 +30,44 @@ def open_model(options: ReplyOptions, dependencies: Dependencies, streams: Strea
 
 def load_located(located: LocatedModel, settings: Settings, dependencies: Dependencies, streams: Streams) -> Model:
     """Load a model that was found, with the engine settings in `settings`, after a look at the free memory."""
+    _warn_of_short_memory(located, settings, streams)
+    with UploadStatus(located.name, streams) as progress:
+        return dependencies.load(
+            located.path,
+            threads=settings["threads"],
+            context=settings["ctx"],
+            device=settings["device"],
+            gpu_layers=settings["gpu-layers"],
+            kv=settings["kv"],
+            progress=progress,
+        )
+
+
+def _warn_of_short_memory(located: LocatedModel, settings: Settings, streams: Streams) -> None:
+    """Warn that the weights do not fit the free memory, unless a GPU holds them.
+
+    Raises:
+        NotEnoughMemoryError: KV cache and work space do not fit either.
+    """
     from qwchat.store.memory_check import check_memory
 
-    if warning := check_memory(located.path, settings["ctx"], settings["kv"], settings["threads"]):
+    try:
+        warning = check_memory(located.path, settings["ctx"], settings["kv"], settings["threads"])
+    except NotEnoughMemoryError:
+        if not _fits_gpu(located, settings):
+            raise
+        return
+    if warning and not _fits_gpu(located, settings):
         streams.screen.notice(warning)
-    return dependencies.load(
-        located.path,
-        threads=settings["threads"],
-        context=settings["ctx"],
-        device=settings["device"],
-        gpu_layers=settings["gpu-layers"],
-        kv=settings["kv"],
-    )
+
+
+def _fits_gpu(located: LocatedModel, settings: Settings) -> bool:
+    """Return whether a GPU may run some layers of a converted model."""
+    from quant.container import open_model as open_folder
+    from qwchat.placement import DeviceRequest, preview
+
+    allowed = DeviceRequest(settings["device"], settings["gpu-layers"]).allows_gpu
+    return allowed and preview(open_folder(located.path)).gpu is not None
 
 
 def open_streams(options: ReplyOptions) -> Streams:

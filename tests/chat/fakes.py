@@ -18,6 +18,7 @@ from qwchat.chat.session import PendingReply, Session
 from qwchat.errors import DamagedModelError, NonFiniteLogitsError, PromptTooLongError, SnapshotError, UsageError
 from qwchat.events import Done, FinishReason, Prefilled, Stats, TextEvent, TextStep, TokenLogprob
 from qwchat.messages import Message
+from qwchat.placement import Placement
 from qwchat.reasoning import ReasoningSplitter, ReasoningStart
 from qwchat.request import Prompt, PromptOptions, ReplyConstraint, Request, SamplingParams
 
@@ -99,6 +100,7 @@ class FakeModel:
     rendered: list[list[Message]] = field(default_factory=list)
     calls: list[dict[str, object]] = field(default_factory=list)
     closed: bool = False
+    placement: Placement = field(default_factory=lambda: Placement(6))
 
     def __post_init__(self) -> None:
         self.defaults = SamplingParams(temperature=self.temperature)
