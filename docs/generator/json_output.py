@@ -71,14 +71,14 @@ OTHERS = {
     "list": ("folder", "models"),
     "show": (
         "name", "path", "converted", "preset", "settings", "source", "fingerprint", "bits_per_weight", "parameters",
-        "bytes", "config", "tensors", "files",
+        "bytes", "config", "tensors", "files", "memory",
     ),
     "verify": ("name", "path", "intact", "bytes", "tensors", "files", "not_covered", "damaged", "remedy"),
     "convert": (
         "path", "preset", "dry_run", "bytes_in", "bytes_out", "bits_per_weight", "seconds", "notices", "tensors",
     ),
     "pull": ("context", "machine_memory", "models"),
-    "estimate": ("name", "machine_memory", "machine_bandwidth", "estimates"),
+    "estimate": ("name", "machine_memory", "machine_bandwidth", "machine_card", "estimates"),
     "bench": ("model", "threads", "simd", "rounds", "depth", "speculate", "prefill", "decode"),
     "doctor": ("ok", "checks"),
     "sessions list": ("folder", "sessions"),

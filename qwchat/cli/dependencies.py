@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from qwchat.api import Model
+    from qwchat.store.cards import Card
 
 
 def load_model(
@@ -81,6 +82,21 @@ def measure_quick_bandwidth(threads: int) -> float | None:
     return quick_read_bandwidth(threads)
 
 
+def find_own_card() -> Card | None:
+    """Return the GPU of this machine that a model would run on; None without a GPU that can be used."""
+    from qwchat.cuda.device import find_gpus, select_gpu
+    from qwchat.cuda.libcuda import LibCuda
+    from qwchat.errors import GpuError
+    from qwchat.store.cards import Card
+
+    try:
+        gpu = select_gpu(find_gpus(LibCuda()), None)
+        assert gpu.target, "a GPU without one is too old"
+    except GpuError:
+        return None
+    return Card(gpu.name, gpu.total_memory, gpu.bandwidth or None)
+
+
 def measure_int8_peak(threads: int) -> float:
     """Return the int8 operations per second of `threads` threads; a multiply-add counts as two."""
     from qwchat.cpu.kernels.probe import int8_peak
@@ -106,5 +122,6 @@ class Dependencies:
     compile: Callable[[Callable[[str, float], None], Callable[[], object]], None] = compile_kernels
     bandwidth: Callable[[int], float] = measure_bandwidth
     quick_bandwidth: Callable[[int], float | None] = measure_quick_bandwidth
+    card: Callable[[], Card | None] = find_own_card
     int8_peak: Callable[[int], float] = measure_int8_peak
     simd: Callable[[], str] = simd_level

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from quant.errors import QuantError
 from quant.machine import processor_count
@@ -25,14 +25,15 @@ from qwchat.cli.options import DoctorOptions
 from qwchat.cli.streams import Streams
 from qwchat.cli.tables import Column, TableWriter
 from qwchat.errors import GpuError, QwchatError
-from qwchat.limits import DEFAULT_CONTEXT
+
+if TYPE_CHECKING:
+    from qwchat.store.recommendation import Recommendation
 
 CheckState = Literal["ok", "warning", "error"]
 
 _LOW_MEMORY_BYTES = 1 << 30
 _LOW_DISK_BYTES = 1 << 30
 _MAX_NAMED = 5
-_GENERAL_MODELS = "qwen2.5:"
 _CPUINFO = Path("/proc/cpuinfo")
 _COLUMNS = (
     Column(styles={"ok": "green", "warning": "yellow", "error": "red"}),
@@ -90,7 +91,7 @@ def _checks(dependencies: Dependencies) -> Iterator[CheckResult]:
         ("kernels", lambda: _kernels(dependencies)),
         ("models", _models),
         ("default model", _default_model),
-        ("largest model", _largest_model),
+        ("recommended", lambda: _recommended_model(dependencies)),
         ("disk", _disk),
         ("settings", _settings),
         ("sessions", _sessions),
@@ -231,26 +232,32 @@ def _default_model() -> tuple[CheckState, str, str]:
     return "ok", f"{found.name}, {folder.preset}, {data_size(folder.total_bytes)}, runs on {where}", ""
 
 
-def _largest_model() -> tuple[CheckState, str, str]:
-    """Name the largest general model of the catalogue that leaves a third of the memory to other programs."""
-    from quant.presets import DEFAULT_PRESET
+def _recommended_model(dependencies: Dependencies) -> tuple[CheckState, str, str]:
+    """Name the model of the catalogue to take here: on the GPU if it holds one, otherwise on the CPU."""
+    from qwchat.cpu.kernels.thread_counts import default_threads
     from qwchat.cpu.memory import total_memory
-    from qwchat.store.catalogue import entries
-    from qwchat.store.memory_estimate import estimate, planned_tensors
+    from qwchat.store.recommendation import fitting_card, fitting_machine, recommend
 
-    memory = total_memory()
+    card, memory = dependencies.card(), total_memory()
+    if card is not None and (on_card := fitting_card(card)):
+        model = on_card[-1]
+        return "ok", f"{_described(model)} on {card.name} (qwchat pull {model.name})", ""
     if memory is None:
         return "ok", "unknown, since the system reports no memory", ""
-    general = [entry for entry in entries() if entry.name.startswith(_GENERAL_MODELS)]
-    needs = {
-        entry.name: estimate(entry.config, planned_tensors(entry.config, DEFAULT_PRESET), DEFAULT_CONTEXT).total
-        for entry in general
-    }
-    fitting = [name for name, needed in needs.items() if needed <= memory * 2 / 3]
-    if not fitting:
+    fitting = fitting_machine(memory, dependencies.quick_bandwidth(default_threads()))
+    chosen = recommend(fitting)
+    if chosen is None:
         return "ok", "mini; no model of the catalogue fits", ""
-    largest = max(fitting, key=needs.__getitem__)
-    return "ok", f"{largest} at {DEFAULT_PRESET}: {data_size(needs[largest])} (qwchat pull {largest})", ""
+    found = f"{_described(chosen)} (qwchat pull {chosen.name})"
+    largest = fitting[-1]
+    return "ok", found if largest is chosen else f"{found}; the largest that fits is {_described(largest)}", ""
+
+
+def _described(model: Recommendation) -> str:
+    speed = model.tokens_per_second
+    return f"{model.name} at {model.preset}: {data_size(model.needed)}" + (
+        "" if speed is None else f", at most {speed:.{0 if speed >= 10 else 1}f} tok/s"
+    )
 
 
 def _disk() -> tuple[CheckState, str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,22 +43,24 @@ def run(options: EstimateOptions, dependencies: Dependencies) -> int:
     from qwchat.store.cards import common_cards, find_card
 
     streams = Streams()
-    card = None if options.gpu is None else find_card(options.gpu)
+    asked = None if options.gpu is None else find_card(options.gpu)
     subject = _find(requested_model(options.model))
     threads = options.threads or default_threads()
     estimates = list(_estimates(subject, options, threads))
     machine = MachineLimits(total_memory(), dependencies.quick_bandwidth(threads))
+    own = dependencies.card()
     if options.json:
-        cards = common_cards() if card is None else [card]
+        cards = [asked] if asked else [*([own] if own else []), *common_cards()]
         data = {
             "name": subject.name,
             "machine_memory": machine.memory,
             "machine_bandwidth": machine.bandwidth,
+            "machine_card": None if own is None else asdict(own),
             "estimates": [as_data(each, machine, cards) for each in estimates],
         }
         streams.write(json_line(data) + "\n")
     else:
-        write_tables(TableWriter(streams), estimates, machine, card)
+        write_tables(TableWriter(streams), estimates, machine, asked or own, with_common_cards=asked is None)
         streams.screen.hint("tok/s is the most that memory bandwidth allows, at the end of the context window")
     return ExitCode.OK
 

@@ -59,33 +59,43 @@ class Estimated:
 
 
 def write_tables(
-    tables: TableWriter, estimates: Sequence[Estimated], machine: MachineLimits, card: Card | None
+    tables: TableWriter,
+    estimates: Sequence[Estimated],
+    machine: MachineLimits,
+    card: Card | None,
+    *,
+    with_common_cards: bool,
 ) -> None:
-    """Write the tables. With a card, its own take the place of those of common cards."""
+    """Write the tables: the CPU, the card or without one the smallest that holds everything, and common cards."""
     from qwchat.model.gpu_memory import CONTEXT_BYTES
 
-    facts = [f"{data_size(machine.memory)} of memory"] if machine.memory is not None else []
-    facts += [f"{data_size(machine.bandwidth)}/s"] if machine.bandwidth is not None else []
-    parts = [
-        tables.paragraph(f"On the CPU{' with ' if facts else ''}{', '.join(facts)}:"),
-        tables.table(_CPU_COLUMNS, [_cpu_row(each, machine) for each in estimates]),
-    ]
     driver = f"about {data_size(CONTEXT_BYTES)} for its driver"
     if card is None:
+        on_gpu = tables.table(_GPU_COLUMNS, [_gpu_row(each, machine) for each in estimates])
+        title = f"On a GPU, with {driver}:"
+    else:
+        on_gpu = tables.table(_CARD_COLUMNS, [_card_row(each, card, machine) for each in estimates])
+        title = f"On {card.name} with {_facts(card.memory, card.bandwidth)}, {driver}:"
+    facts = _facts(machine.memory, machine.bandwidth)
+    parts = [
+        tables.paragraph(f"On the CPU with {facts}:" if facts else "On the CPU:"),
+        tables.table(_CPU_COLUMNS, [_cpu_row(each, machine) for each in estimates]),
+        tables.paragraph(title),
+        on_gpu,
+    ]
+    if with_common_cards:
         shown = _shown_on_common_cards(estimates)
         parts += [
-            tables.paragraph(f"On a GPU, with {driver}:"),
-            tables.table(_GPU_COLUMNS, [_gpu_row(each, machine) for each in estimates]),
             tables.paragraph(f"On common cards, {shown.preset} with {shown.cpu.context:,} tokens:"),
             tables.table(_COMMON_COLUMNS, list(_common_rows(shown, machine))),
         ]
-    else:
-        speed = "" if card.bandwidth is None else f", {data_size(card.bandwidth)}/s"
-        parts += [
-            tables.paragraph(f"On {card.name} with {data_size(card.memory)} of memory{speed}, {driver}:"),
-            tables.table(_CARD_COLUMNS, [_card_row(each, card, machine) for each in estimates]),
-        ]
     tables.write(*parts)
+
+
+def _facts(memory: int | None, bandwidth: float | None) -> str:
+    """Return what is known: "16.0 GB of memory, 30.0 GB/s"."""
+    facts = [] if memory is None else [f"{data_size(memory)} of memory"]
+    return ", ".join(facts if bandwidth is None else [*facts, f"{data_size(bandwidth)}/s"])
 
 
 def as_data(estimate: Estimated, machine: MachineLimits, cards: Sequence[Card]) -> dict[str, object]:

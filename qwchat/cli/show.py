@@ -23,6 +23,7 @@ from qwchat.models_folder import LocatedModel
 if TYPE_CHECKING:
     from quant.model_config import ModelConfig
     from qwchat.model.gpu_memory import Tensors
+    from qwchat.store.memory_estimate import MemoryEstimate
 
 _MAX_ORIGIN = 200  # characters of a text from the manifest
 _MAX_SHOWN_CONTEXT = 1 << 18
@@ -172,6 +173,7 @@ def _as_data(details: ModelDetails) -> dict[str, object]:
             for tensor in details.tensors
         ],
         "files": details.files,
+        "memory": [{"context": need.context, "kv": need.kv, "total": need.total} for need in _needs(details)],
     }
 
 
@@ -217,22 +219,27 @@ def _origin_facts(origin: dict[str, object]) -> list[tuple[str, str]]:
     ]
 
 
-def _memory_facts(details: ModelDetails) -> list[tuple[str, str]]:
-    """Return the memory that a chat with the model needs; nothing for a checkpoint."""
+def _needs(details: ModelDetails) -> list[MemoryEstimate]:
+    """Return what a chat with the model needs, for several context windows; nothing for a checkpoint."""
     if details.stored is None:
         return []
     from qwchat.store.memory_estimate import contexts, estimate
 
     config = details.config
     try:
-        needs = [
+        return [
             estimate(config, details.stored, context)
             for context in contexts(config, ())
             if context <= _MAX_SHOWN_CONTEXT
         ]
     except (MemoryError, ValueError, OverflowError):  # Sizes that no machine has.
         return []
-    return [("memory", ", ".join(f"{data_size(need.total)} with {need.context:,} tokens" for need in needs))]
+
+
+def _memory_facts(details: ModelDetails) -> list[tuple[str, str]]:
+    """Return the memory that a chat with the model needs."""
+    needs = [f"{data_size(need.total)} with {need.context:,} tokens" for need in _needs(details)]
+    return [("memory", ", ".join(needs))] if needs else []
 
 
 def _tensor_rows(tensors: Iterable[TensorDetails]) -> list[tuple[str, ...]]:

@@ -13,7 +13,7 @@ import numpy as np
 from qwchat.cpu.memory import available_memory
 
 READ_BYTES = 256 << 20
-_TRIALS = 4
+_TRIALS = 8
 _LEAST_FREE = 4 * READ_BYTES
 
 

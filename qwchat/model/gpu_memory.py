@@ -246,11 +246,13 @@ class PartSizes:
     def largest(self, memory: int) -> DevicePart:
         """Return the largest part that fits `memory` bytes of a card: the whole, or the last layers with the head.
 
-        It has no layers if not a single one fits.
+        It has no layers if not a single one fits, and not all of them without the embedding, since the CPU runs one at
+        least.
         """
         if self.whole.total <= memory:
             return self.whole.part
-        return DevicePart.last(self._config, max(0, bisect_right(self.totals, memory) - 1))
+        fitting = min(bisect_right(self.totals, memory), self._config.num_layers)
+        return DevicePart.last(self._config, max(0, fitting - 1))
 
     def memory(self, part: DevicePart) -> GpuMemory:
         """Return the arrays of a part."""

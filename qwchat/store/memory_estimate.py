@@ -16,6 +16,7 @@ from quant.policy import conversion_spec, plan_tensors
 from qwchat.cpu.kernels.records import SPLIT_POSITIONS
 from qwchat.cpu.kv_cache import cache_bytes, choose_kv_kind
 from qwchat.cpu.workspace import workspace_bytes
+from qwchat.model.context_limits import context_limit
 from qwchat.model.gpu_memory import TensorLayout, Tensors
 
 PROGRAM_BYTES = 99_000_000
@@ -124,5 +125,5 @@ def contexts(config: ModelConfig, asked: Sequence[int]) -> list[int]:
     """Return the context windows to show: those that were asked for, or 4,096, 32,768 and the model's longest."""
     if asked:
         return list(asked)
-    longest = config.max_position_embeddings
+    longest = context_limit(config)
     return sorted({size for size in (4096, 32768, longest) if size <= longest})

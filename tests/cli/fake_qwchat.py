@@ -38,6 +38,7 @@ def dependencies() -> Dependencies:
         compiled=lambda: True,
         bandwidth=lambda threads: 1e9,
         quick_bandwidth=lambda threads: 30e9,
+        card=lambda: None,
         int8_peak=lambda threads: 1e12,
     )
 

@@ -12,6 +12,8 @@ from unittest import mock
 import pytest
 
 from qwchat.cli import doctor
+from qwchat.cli.dependencies import Dependencies
+from qwchat.store.cards import Card
 from tests.cli.runs import call, environment, run
 
 NAMES = [
@@ -23,7 +25,7 @@ NAMES = [
     "kernels",
     "models",
     "default model",
-    "largest model",
+    "recommended",
     "disk",
     "settings",
     "sessions",
@@ -63,6 +65,41 @@ def test_the_built_in_model_passes_all_checks(tmp_path: Path) -> None:
     assert "SIMD level" in said["processor"]["found"]
     assert str(os.cpu_count()) in said["threads"]["found"]
     assert said["terminal"]["found"] == "none: replies are plain text, and the chat reads plain lines"
+
+
+@pytest.mark.parametrize(
+    ("memory", "bandwidth", "card", "found"),
+    [
+        (8.1e9, 30e9, None, "qwen2.5:7b at q4: 4.8 GB, at most 6.9 tok/s (qwchat pull qwen2.5:7b)"),
+        (
+            16.5e9, 35e9, None,
+            "qwen2.5:7b at q4: 4.8 GB, at most 8.0 tok/s (qwchat pull qwen2.5:7b); the largest that fits is "
+            "qwen2.5:14b at q4: 9.3 GB, at most 4.0 tok/s",
+        ),
+        (
+            33e9, 90e9, None,
+            "qwen2.5:14b at q4: 9.3 GB, at most 10 tok/s (qwchat pull qwen2.5:14b); the largest that fits is "
+            "qwen2.5:32b at q4: 19.7 GB, at most 4.7 tok/s",
+        ),
+        (33e9, None, None, "qwen2.5:32b at q4: 19.7 GB (qwchat pull qwen2.5:32b)"),
+        (0.5e9, 30e9, None, "mini; no model of the catalogue fits"),
+        (
+            16.5e9, 35e9, Card("NVIDIA GeForce RTX 3060", 12_600_000_000, 360e9),
+            "qwen2.5:14b at q4: 9.8 GB, at most 41 tok/s on NVIDIA GeForce RTX 3060 (qwchat pull qwen2.5:14b)",
+        ),
+        (
+            8.1e9, 30e9, Card("tiny", 500_000_000, 100e9),
+            "qwen2.5:7b at q4: 4.8 GB, at most 6.9 tok/s (qwchat pull qwen2.5:7b)",
+        ),
+    ],
+)  # fmt: skip
+def test_the_recommended_model(
+    monkeypatch: pytest.MonkeyPatch, memory: float, bandwidth: float | None, card: Card | None, found: str
+) -> None:
+    monkeypatch.setattr("qwchat.cpu.memory.total_memory", lambda: int(memory))
+    monkeypatch.setattr("qwchat.cpu.kernels.thread_counts.default_threads", lambda: 2)
+    dependencies = Dependencies(quick_bandwidth=lambda threads: bandwidth, card=lambda: card)
+    assert doctor._recommended_model(dependencies) == ("ok", found, "")
 
 
 def test_problems_are_warnings_with_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

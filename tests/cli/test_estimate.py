@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from wcwidth import wcswidth
 
 from qwchat.chat.view.tail import TerminalSize
 from qwchat.cli.app import run_app
+from qwchat.store.cards import Card
 from tests.chat.pty import without_styles
 from tests.cli.fake_qwchat import dependencies
 from tests.cli.runs import call
@@ -63,6 +65,21 @@ def test_common_cards(tmp_path: Path) -> None:
     assert (fits["q4"], fits["q8"], fits["dense"]) == ("yes", "tight", "no")
 
 
+def test_the_card_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = Card("NVIDIA GeForce RTX 4060", 8_220_000_000, 272e9)
+    lines = on_terminal(monkeypatch, 100, "estimate", "qwen2.5:14b", "--ctx", "4096", card=card)
+    title = next(number for number, line in enumerate(lines) if "RTX 4060" in line)
+    assert lines[title] == ("On NVIDIA GeForce RTX 4060 with 8.2 GB of memory, 272 GB/s, about 419 MB for its driver:")
+    q4, *_, dense = lines[title + 4 : title + 10]
+    assert q4.split()[-4:-1] == ["42", "of", "48"]
+    assert dense.split()[-4:-1] == ["10", "of", "48"]
+    assert any(line.startswith("RTX 4090") for line in lines)  # Common cards follow.
+    (line,) = on_terminal(monkeypatch, 100, "estimate", "qwen2.5:14b", "--ctx", "4096", "--json", card=card)
+    data = json.loads(line)
+    assert data["machine_card"] == {"name": card.name, "memory": card.memory, "bandwidth": card.bandwidth}
+    assert [each["gpu"]["cards"][0]["name"] for each in data["estimates"]] == [card.name] * 6
+
+
 def test_json(tmp_path: Path) -> None:
     data = json.loads(output(tmp_path, "qwen2.5:7b", "--preset", "q4", "--ctx", "4096", "--json"))
     (estimate,) = data["estimates"]
@@ -89,8 +106,8 @@ def test_narrow_terminals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, colum
     assert any(line.startswith("RTX 4090") for line in lines)
 
 
-def on_terminal(monkeypatch: pytest.MonkeyPatch, columns: int, *arguments: str) -> list[str]:
-    """Return the lines of a command's output on a terminal."""
+def on_terminal(monkeypatch: pytest.MonkeyPatch, columns: int, *arguments: str, card: Card | None = None) -> list[str]:
+    """Return the lines of a command's output on a terminal, on a machine with a card."""
 
     class Stream(io.StringIO):
         encoding: Any = "utf-8"
@@ -102,7 +119,7 @@ def on_terminal(monkeypatch: pytest.MonkeyPatch, columns: int, *arguments: str) 
     monkeypatch.setattr("qwchat.cli.tables.terminal_size", lambda stream: TerminalSize(columns, 24))
     stream = Stream()
     monkeypatch.setattr("sys.stdout", stream)
-    assert run_app(list(arguments), dependencies()) == 0
+    assert run_app(list(arguments), replace(dependencies(), card=lambda: card)) == 0
     return without_styles(stream.getvalue().encode()).decode().splitlines()
 
 

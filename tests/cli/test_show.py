@@ -13,6 +13,7 @@ import pytest
 
 from quant import convert
 from quant.container import MANIFEST_NAME
+from quant.units import data_size
 from qwchat.cli import show
 from qwchat.cli.guard import run_guarded
 from qwchat.cli.options import ShowOptions
@@ -91,6 +92,9 @@ def test_origin_and_memory_are_shown(made: Path, tmp_path: Path) -> None:
     pairs = {line[:15].strip(): line[15:].strip() for line in lines[: lines.index("")]}
     assert (pairs["repository"], pairs["revision"], pairs["licence"]) == ("owner/name", "0123", "mit")
     assert re.fullmatch(r"[\d.]+ MB with 256 tokens", pairs["memory"])
+    (need,) = json.loads(call("show", str(model), "--json", models=tmp_path / "models").stdout)["memory"]
+    assert (need["context"], need["kv"]) == (256, "f32")
+    assert pairs["memory"].startswith(data_size(need["total"]))
 
 
 @pytest.mark.parametrize("key", ["name", "bytes", "fingerprint"])

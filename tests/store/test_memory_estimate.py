@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from quant.container import open_model
 from quant.families import parameter_count
+from quant.model_config import YarnScaling
 from qwchat.cpu.build import build_decoder
 from qwchat.store.catalogue import entries, find_entry, resolve_repository
-from qwchat.store.memory_estimate import estimate, planned_tensors
+from qwchat.store.memory_estimate import contexts, estimate, planned_tensors
 from tests.quant.checkpoints import make_checkpoint
 from tests.quant.converting import run as convert
 
@@ -43,3 +45,24 @@ def test_names() -> None:
     assert resolve_repository("QWEN2.5:7B") == ("Qwen/Qwen2.5-7B-Instruct", "main", "qwen2.5-7b")
     assert resolve_repository("owner/Model@v1") == ("owner/Model", "v1", "Model")
     assert find_entry("qwen2.5:8b") is None
+
+
+def test_contexts() -> None:
+    entry = find_entry("qwen2.5:7b")
+    assert entry is not None
+    assert contexts(entry.config, ()) == [4096, 32768]
+    assert contexts(entry.config, (1024,)) == [1024]
+    yarn = replace(entry.config, rope_scaling=YarnScaling(4.0, 32768, 32.0, 1.0, 1.1))
+    assert contexts(yarn, ()) == [4096, 32768, 131072]
+    assert contexts(replace(entry.config, max_position_embeddings=2048), ()) == [2048]
+
+
+def test_bytes_per_token() -> None:
+    """Count an embedding only if it is the head as well."""
+    for name, unread in (("qwen2.5:0.5b", 0), ("qwen2.5:7b", 152064 * 3584 * 2)):
+        entry = find_entry(name)
+        assert entry is not None
+        tensors = planned_tensors(entry.config, "dense")
+        cpu = estimate(entry.config, tensors, 4096, "f32")
+        assert cpu.bytes_per_token == cpu.weights - unread + cpu.cache
+        assert cpu.total == cpu.weights + cpu.cache + cpu.workspace + cpu.program
