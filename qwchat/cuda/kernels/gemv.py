@@ -140,7 +140,7 @@ def _norm_gate_up(parts: _Parts) -> Any:
 def _begin(fmt: Arithmetic, tensor_cores: bool, per_warp: int, target: int) -> Any:
     """Return a device function: prefetch the block's first weights, wait for the kernel before, return the table.
 
-    The table goes through shared memory: constants would be moved into registers anew before most of their uses.
+    The table goes through shared memory: ptxas copies constants into registers before most of their uses.
     """
     wait, prefetch = dependent_launch.wait(target), first_weights(8 * fmt.block_bytes, per_warp)
     has_table, prefetches, block_bytes = fmt.table is not None, target >= 90, fmt.block_bytes

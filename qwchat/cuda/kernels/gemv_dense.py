@@ -10,8 +10,8 @@ Parameters are those of `gemv`, except that `values` stands for the parts of the
 columns). No dynamic shared memory.
 
 A lane loads 16 bytes: 8 rows (bf16) or 4 rows (f32) of a column, for 4 consecutive columns. A warp takes 64 or 32
-columns, with `w` warps on the tile the columns of step s of warp k begin at `(k + w * s)` times that. Each lane adds its
-columns in order, by fused multiply-adds; then lanes are added across distances from 2 (bf16) or 4 (f32) to 16; then
+columns; with `w` warps on the tile, step s of warp k begins at `k + w * s` times that. Each lane adds its columns in
+order, by fused multiply-adds; then lanes are added across distances from 2 (bf16) or 4 (f32) to 16; then
 warps, in order. A token has the same bits in each kernel.
 """
 
@@ -199,7 +199,7 @@ def _accumulate(fmt: MatrixFormat, tokens: int, normed: bool) -> Any:
 
 
 def _add_token(add_column: Any, normed: bool) -> Any:
-    """Return a device function: add the products of 4 columns and a token to its sums; the last token stands for more."""
+    """Return a device function: add the products of 4 columns and a token; the last token stands for those after it."""
 
     @device
     def add_token(words, x, columns, column, token, totals):

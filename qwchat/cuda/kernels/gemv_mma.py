@@ -2,8 +2,8 @@
 
 A warp computes two tiles. A 128-bit load of lane `4 * g + c` takes quad `g % 4` of tile `g / 4` and columns 8c to 8c+7
 of a group of 32, and *is* the A operand of two `mma` of 16 rows × 32 columns: rows `i` and `i + 1` of the quads are
-its rows g and g + 8. The order of the columns is free as long as B, the activations, has the same: lane `4 * g + c` reads
-columns 8c to 8c+7 of token g. A lane ends with the integer sums of 4 rows and of tokens 2c and 2c+1.
+its rows g and g + 8. The order of the columns is free as long as B, the activations, has the same: lane `4 * g + c`
+reads columns 8c to 8c+7 of token g. A lane ends with the integer sums of 4 rows and of tokens 2c and 2c+1.
 
 The float sums have the order of `gemv_dot`: a warp takes the groups of the same warp there, 8 at a time, and keeps a
 sum for each of the 8 (`here`), which are added like lanes across distances 4, 8 and 16. So each token has the bits
@@ -154,11 +154,11 @@ def _product(signed: bool, target: int) -> Any:
         mma = p.mma_s8 if signed else p.mma_u8s8
 
         @device
-        def product(first, second, low, high, start):
+        def whole_product(first, second, low, high, start):
             s, t = start
             return mma(first[0], second[0], first[1], second[1], low, high, s, t, s, t)
 
-        return product
+        return whole_product
     half = p.mma_s8_k16 if signed else p.mma_u8s8_k16
 
     @device

@@ -27,7 +27,7 @@ def plain_tile(unit, slot, slots, tiles):
 
 @device
 def gate_up_tile(unit, slot, slots, tiles):
-    """Return the tile of a slot, and whether it exists: the first half of the slots are gate tiles, then their up tiles."""
+    """Return the tile of a slot, and whether it exists; half of the slots are gate tiles, the others their up tiles."""
     half, gates = I(slots >> 1), I(tiles >> 1)
     index, tile = I(I(unit * half) + slot), I(I(unit * half) + slot)
     if slot >= half:

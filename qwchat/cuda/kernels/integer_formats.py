@@ -124,7 +124,7 @@ def arithmetic(fmt: IntegerFormat) -> Arithmetic:
 
 
 def tile_scales(fmt: Arithmetic) -> Any:
-    """Return a device function: addresses of a tile's scales and zero points of a quad of rows; 0 without zero points."""
+    """Return a device function: addresses of the scales and zero points of a quad of rows; 0 without zero points."""
     scale_bytes = fmt.scale_bytes
 
     @device

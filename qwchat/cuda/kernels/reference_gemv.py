@@ -142,6 +142,30 @@ def _finish(packed: PackedTensor, total: Floats, bias: Floats | None) -> Floats:
     return total if bias is None else total + bias
 
 
+def multiply_floats(packed: PackedTensor, x: Floats, split: int, bias: Floats | None = None) -> Floats:
+    """Return float activations times a bf16 or f32 matrix, (tokens, 16 * tiles) f32.
+
+    Args:
+        packed: the matrix.
+        x: (tokens, columns) f32.
+        split: log2 of the warps that share a tile.
+        bias: (16 * tiles) f32.
+    """
+    stored = from_tiles(packed.parts["values"])
+    weights = bf16_to_f32(stored) if stored.dtype == np.uint16 else stored
+    lanes, warps = 16 if stored.dtype == np.uint16 else 8, 1 << split
+    step = 4 * lanes * warps
+    padding = -x.shape[1] % step
+    columns = np.pad(weights, ((0, 0), (0, padding))).reshape(1, len(weights), -1, warps * lanes, 4)
+    tokens = np.pad(x, ((0, 0), (0, padding))).reshape(len(x), 1, -1, warps * lanes, 4)
+    totals = np.zeros((len(x), len(weights), warps * lanes), np.float32)
+    for index in range(columns.shape[2]):
+        for column in range(4):
+            totals = fma(columns[:, :, index, :, column], tokens[:, :, index, :, column], totals)
+    distances = (1, 2, 4, 8)[: lanes.bit_length() - 1]
+    return _finish(packed, ordered_sum(lane_sum(totals.reshape(*totals.shape[:2], warps, lanes), distances)), bias)
+
+
 def silu_product(gate: Floats, up: Floats) -> Floats:
     """Return `gate / (1 + exp(-gate)) * up`."""
     with np.errstate(over="ignore", invalid="ignore"):

@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from qwchat.cuda.kernels import copy
+from qwchat.cuda.kernels import copy, embedding, gemv, gemv_dense, silu
 from qwchat.cuda.kernels.unit import TARGETS, Unit
 
-BUILDERS: tuple[Callable[[int], list[Unit]], ...] = (copy.units,)
+BUILDERS: tuple[Callable[[int], list[Unit]], ...] = (
+    copy.units,
+    embedding.units,
+    gemv.units,
+    gemv_dense.units,
+    silu.units,
+)
 """Functions that return the units of a file for a target (75, 80 or 90)."""
 
 
