@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,7 +82,7 @@ class Pull:
             raise QwchatError(f"cannot write {where} ({error.strerror}): {remedy} and pull again") from error
 
     def _convert_while_downloading(self) -> Generator[ConversionEvent, None, None]:
-        from quant.conversion import convert_source
+        from quant.conversion import ConversionPlanned, convert_source
         from quant.policy import conversion_spec
 
         spec = conversion_spec(self._preset)
@@ -93,14 +93,19 @@ class Pull:
             self._begin()
             with HubCheckpoint.open(self.repository, self._folder, keep=self._keep) as self._source:
                 resume = partial_folder(self.destination).exists()
-                yield from convert_source(self._source, self.destination, spec, resume=resume, threads=self._threads)
+                events = convert_source(self._source, self.destination, spec, resume=resume, threads=self._threads)
+                with closing(events):
+                    for event in events:
+                        if isinstance(event, ConversionPlanned):
+                            self._check_space(event.total_bytes_out)
+                        yield event
             if self._keep:
                 self._keep_checkpoint()
             else:
                 shutil.rmtree(self._folder)
 
     def _begin(self) -> None:
-        """Make the folder of the download, or empty one of another revision. Raises HubError for too little space."""
+        """Make the folder of the download, or empty one of another revision."""
         record = self._folder / _REPOSITORY_NAME
         identity = json.dumps(
             {
@@ -120,14 +125,23 @@ class Pull:
                     entry.unlink()
             shutil.rmtree(partial_folder(self.destination), ignore_errors=True)
             record.write_text(identity, encoding="utf-8")
+
+    def _check_space(self, model_bytes: int) -> None:
+        """Check that the disk has space for the model and for the files that are there at the same time.
+
+        Raises:
+            HubError: it does not.
+        """
         weights = [file.size for file in self.repository.files.values() if file.sha256 is not None]
-        here = sum(entry.stat().st_blocks * 512 for entry in self._folder.iterdir())
-        wanted = (sum(weights) if self._keep else max(weights, default=0)) + _MARGIN_BYTES - here
-        free = shutil.disk_usage(self._folder).free
+        download = sum(weights) if self._keep else max(weights, default=0)
+        folders = [folder for folder in (self._folder, partial_folder(self.destination)) if folder.exists()]
+        here = sum(entry.stat().st_blocks * 512 for folder in folders for entry in folder.iterdir())
+        wanted, free = model_bytes + download + _MARGIN_BYTES - here, shutil.disk_usage(self._folder).free
         if wanted > free:
             raise HubError(
-                f"{self._folder.parent} has {data_size(free, 2)} free, and the download needs {data_size(wanted, 2)} "
-                "besides the model: free some space"
+                f"{self._folder.parent} has {data_size(free, 2)} free, but {data_size(wanted, 2)} are needed for the "
+                f"model ({data_size(model_bytes, 2)}) and its download ({data_size(download, 2)}): free some space, or "
+                "set QWCHAT_MODELS to a folder on another disk"
             )
 
     @contextmanager

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 from tests.starter import Program, run_to_end, starter
 from tests.store.hub_server import HubState
@@ -89,12 +91,18 @@ def assert_same(found: Path, expected: Path) -> None:
 
 
 def main() -> None:
-    """Run qwchat without the pauses after broken connections. The disk is full after FULL_DISK_AFTER bytes of it."""
+    """Run qwchat without the pauses after broken connections.
+
+    The disk is full after FULL_DISK_AFTER bytes of the download; with FREE_DISK it says that so many bytes are free.
+    """
     import qwchat.store.hub_download as download
     from qwchat.cli.main import main as run
     from qwchat.store import shards
 
     download._PAUSE_SECONDS = 0.0
+    if "FREE_DISK" in os.environ:
+        free = int(os.environ["FREE_DISK"])
+        shutil.disk_usage = lambda path: SimpleNamespace(free=free)  # type: ignore[assignment]
     if left := int(os.environ.get("FULL_DISK_AFTER", "0")):
         write = shards._ShardSink.write
 

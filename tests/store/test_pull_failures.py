@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from quant.units import data_size
 from tests.quant.checkpoints import make_checkpoint
 from tests.quant.converting import run as convert_all
 from tests.store.hub_server import HubState, serving
@@ -25,6 +26,19 @@ def hub(checkpoint: Path, tmp_path: Path) -> Iterator[Hub]:
     state = HubState({"Qwen/Tiny": checkpoint})
     with serving(state) as url:
         yield Hub(state, url, checkpoint, tmp_path)
+
+
+def test_a_disk_that_is_too_small(hub: Hub) -> None:
+    largest = max(file.stat().st_size for file in hub.source.glob("*.safetensors"))
+    code, _, err = hub.pull("Qwen/Tiny", FREE_DISK="70000000")
+    assert code == 1
+    line = error_line(err)
+    assert line.startswith(f"{hub.models} has 70.00 MB free, but ")
+    assert f"and its download ({data_size(largest, 2)}): free some space, or set QWCHAT_MODELS to a folder on" in line
+    # Nothing but the headers was fetched.
+    assert sum(path.stat().st_size for path in hub.models.rglob("model-0*")) < largest
+    code, _, err = hub.pull("Qwen/Tiny", FREE_DISK="1000000000")
+    assert code == 0, err
 
 
 def test_a_disk_that_fills_up(hub: Hub, tmp_path: Path) -> None:
