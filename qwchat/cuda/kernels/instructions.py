@@ -9,13 +9,24 @@ the test that guards its address. Instructions of a whole warp have `warp`: they
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from qwchat.cuda.kernels.toolchain import A, F, I, U, intrinsic, ir, types
 
 _NUMBA = {"i": I, "u": U, "l": A, "f": F}
 _LLVM = {"i": ir.IntType(32), "u": ir.IntType(32), "l": ir.IntType(64), "f": ir.FloatType()}
 _CONSTRAINTS = {"i": "r", "u": "r", "l": "l", "f": "f"}
+
+
+class Signature(NamedTuple):
+    """Letters of an instruction's results and arguments."""
+
+    result: str
+    arguments: str
+
+
+SIGNATURES: dict[str, Signature] = {}
+"""The signature of each instruction."""
 
 
 def op(
@@ -39,6 +50,7 @@ def op(
         memory: Whether no value of memory may be kept in a register across it.
         warp: Whether all lanes of a warp execute it together.
     """
+    SIGNATURES[name] = Signature(result, arguments)
     constraints = [f"={_CONSTRAINTS[letter]}" for letter in result] + [_CONSTRAINTS[letter] for letter in arguments]
     if memory:
         constraints.append("~{memory}")
@@ -154,9 +166,8 @@ sub_f16x2 = op("sub_f16x2", "sub.rn.f16x2 $0, $1, $2;", "u", "uu")
 mul_f16x2 = op("mul_f16x2", "mul.rn.f16x2 $0, $1, $2;", "u", "uu")
 fma_f16x2 = op("fma_f16x2", "fma.rn.f16x2 $0, $1, $2, $3;", "u", "uuu")
 
-# Weights: constant while the kernel runs. load4 and load4_256 pass the first-level cache by.
+# Weights: constant while the kernel runs. load4 passes the first-level cache by.
 load4 = _load("load4", "ld.global.nc.L1::no_allocate.v4.u32 {$0,$1,$2,$3}, [$4];", "uuuu")
-load4_256 = _load("load4_256", "ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {$0,$1,$2,$3}, [$4];", "uuuu")
 load4_cached = _load("load4_cached", "ld.global.nc.v4.u32 {$0,$1,$2,$3}, [$4];", "uuuu")
 load4f_cached = _load("load4f_cached", "ld.global.nc.v4.f32 {$0,$1,$2,$3}, [$4];", "ffff")
 load2 = _load("load2", "ld.global.nc.v2.u32 {$0,$1}, [$2];", "uu")
@@ -309,8 +320,7 @@ shuffle = op("shuffle", "shfl.sync.idx.b32 $0, $1, $2, 0x1f, 0xffffffff;", "u", 
 shuffle_f = op("shuffle_f", "shfl.sync.idx.b32 $0, $1, $2, 0x1f, 0xffffffff;", "f", "fu", effect=True, warp=True)
 shuffle_i = op("shuffle_i", "shfl.sync.idx.b32 $0, $1, $2, 0x1f, 0xffffffff;", "i", "iu", effect=True, warp=True)
 
-# Between kernels, and ahead of loads. bulk_prefetch_l2: multiples of 16 bytes, sm_90.
+# Ahead of loads, and between kernels.
 prefetch_l2 = op("prefetch_l2", "prefetch.global.L2 [$0];", "", "l", effect=True)
-bulk_prefetch_l2 = op("bulk_prefetch_l2", "cp.async.bulk.prefetch.L2.global [$0], $1;", "", "lu", effect=True)
 wait_for_previous = _sync("wait_for_previous", "griddepcontrol.wait;")  # sm_90
 let_next_start = _sync("let_next_start", "griddepcontrol.launch_dependents;")  # sm_90

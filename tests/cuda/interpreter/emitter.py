@@ -81,9 +81,9 @@ class Emitter:
         except (KeyError, ValueError, TypeError) as error:
             raise NotImplementedError(f"line {instruction.line}: {instruction.text}: {error}") from error
 
-    def constant(self, value: object) -> str:
-        """Return a name for a value."""
-        key = (type(value), repr(value))
+    def constant(self, value: np.generic | np.dtype) -> str:
+        """Return a name for a number or a type of NumPy."""
+        key = (type(value), value.str if isinstance(value, np.dtype) else value.tobytes())
         if key not in self._names:
             self._names[key] = f"k{len(self._names)}"
             self.constants[self._names[key]] = value

@@ -98,10 +98,10 @@ def parse(text: str, name: str) -> Program:
 def _braced(text: str, start: int) -> tuple[str, int]:
     """Return what stands between the brace at `start` and its partner, and the line where it begins."""
     depth = 0
-    for at in range(start, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[at], 0)
+    for brace in re.compile(r"[{}]").finditer(text, start):
+        depth += 1 if brace[0] == "{" else -1
         if depth == 0:
-            return text[start + 1 : at], text.count("\n", 0, start) + 1
+            return text[start + 1 : brace.start()], text.count("\n", 0, start) + 1
     raise ValueError("a brace is not closed")
 
 
