@@ -28,6 +28,7 @@ PREFIX_BYTES = 1 << 20
 _AHEAD = 0.05  # of the largest shard: what may be there of the next one while this one is whole
 _FALLOC_KEEP_SIZE, _FALLOC_PUNCH_HOLE = 1, 2
 _BLOCK = 4096
+_JOIN_SECONDS = 1.0
 
 
 class FetchStoppedError(QwchatError):
@@ -101,12 +102,15 @@ class Shards:
             raise self._failure or FetchStoppedError("the download was stopped; pull again to resume")
 
     def stop(self) -> None:
-        """Stop the thread. What it has fetched stays for a later attempt."""
+        """Stop the thread. What it has fetched stays for a later attempt.
+
+        A thread that waits for a silent hub ends later, and changes nothing more.
+        """
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
         if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
+            self._thread.join(_JOIN_SECONDS)
 
     def discard(self, name: str, start: int, stop: int) -> None:
         """Give bytes start..stop of a shard back to the disk; whole blocks only."""
@@ -152,6 +156,8 @@ class Shards:
                 while data := stream.read(BUFFER_BYTES):  # What an earlier attempt has left.
                     digest.update(data)
         found = self._append(name, self._files[name].size, digest).hexdigest()
+        with self._changed:
+            self._raise_if_stopped()
         if self._files[name].sha256 not in (None, found):
             self.path(name).unlink()
             raise HubError(
@@ -192,16 +198,20 @@ class Shards:
             self._changed.wait_for(
                 lambda: self._stopped or sum(self._taken.values()) + count <= self._budget or not self._others(name)
             )
-            if self._stopped:
-                raise FetchStoppedError("the download was stopped; pull again to resume")
+            self._raise_if_stopped()
             self._taken[name] += count
             self.fetched += count
 
     def give_back(self, name: str, count: int) -> None:
-        """Subtract bytes that the hub sends again from the start."""
+        """Subtract bytes that the hub sends again from the start. Raises FetchStoppedError."""
         with self._changed:
+            self._raise_if_stopped()
             self._taken[name] -= count
             self.fetched -= count
+
+    def _raise_if_stopped(self) -> None:
+        if self._stopped:
+            raise FetchStoppedError("the download was stopped; pull again to resume")
 
     def _others(self, name: str) -> bool:
         """Return whether another shard waits to be converted; without one, nothing would ever make space."""

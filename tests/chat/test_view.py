@@ -205,8 +205,8 @@ def test_progress_without_a_rewritable_line(monkeypatch: pytest.MonkeyPatch) -> 
         for part in (500_000, 1_500_000, 2_000_000, 3_000_000):
             progress.update(part, "a tensor")
     assert stream.getvalue() == (
-        "qwchat: converting mini: 37 % (1.5 MB of 4.0 MB, 250 kB/s, 10 s to go)\n"
-        "qwchat: converting mini: 75 % (3.0 MB of 4.0 MB, 250 kB/s, 4 s to go)\n"
+        "qwchat: converting mini: 37 % (1.5 MB of 4.0 MB, 200 kB/s, 12 s to go)\n"
+        "qwchat: converting mini: 75 % (3.0 MB of 4.0 MB, 227 kB/s, 4 s to go)\n"
     )
 
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
 from quant.units import data_size
-from qwchat.chat.formatting import duration
+from qwchat.chat.formatting import duration, one_line
 from qwchat.chat.view.screen import Screen
+from qwchat.chat.view.tail import terminal_size
+from qwchat.markdown.styled_text import cell_width
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 _LINE_SECONDS = 5.0
 _FRAMES_PER_SECOND = 8
-_BAR_COLUMNS = 30  # Leaves space for an echoed ^C: a line that wraps could not be erased.
+_MIN_BAR_COLUMNS, _MAX_BAR_COLUMNS = 8, 30
+_OTHER_COLUMNS = 40  # Per cent, bytes, rate, time, and an echoed ^C: a line that wraps could not be erased.
 
 _ERASE_BAR = "\r\x1b[2K\x1b[?25h"  # Clears the row and shows the cursor.
 
@@ -67,15 +71,21 @@ class _ProgressBar(_NoProgress):
             TimeRemainingColumn,
             TransferSpeedColumn,
         )
+        from rich.table import Column
 
+        width = terminal_size(screen.stream).columns
+        title = one_line(title, max(1, width - _OTHER_COLUMNS))
+        bar_columns = min(_MAX_BAR_COLUMNS, width - _OTHER_COLUMNS - cell_width(title) - 1)
+        bar = [BarColumn(bar_width=bar_columns)] if bar_columns >= _MIN_BAR_COLUMNS else []
+        row = partial(Column, no_wrap=True)
         console = Console(file=screen.stream, no_color=not screen.styling.colour, highlight=False)
         self._progress: Progress = Progress(
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=_BAR_COLUMNS),
-            TaskProgressColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
+            *bar,
+            TaskProgressColumn(table_column=row()),
+            DownloadColumn(table_column=row()),
+            TransferSpeedColumn(table_column=row()),
+            TimeRemainingColumn(table_column=row()),
             console=console,
             transient=True,
             refresh_per_second=_FRAMES_PER_SECOND,
@@ -116,14 +126,18 @@ class _ProgressLines(_NoProgress):
 
     def __init__(self, title: str, total: int, screen: Screen) -> None:
         self._title, self._total, self._screen = title, max(total, 1), screen
-        self._started = self._last_line = time.monotonic()
+        self._last_line = time.monotonic()
+        self._first: tuple[float, int] | None = None  # An earlier attempt may have done a part.
 
     def update(self, done: int, label: str) -> None:
         now = time.monotonic()
+        if self._first is None:
+            self._first = now, done
         if now - self._last_line < _LINE_SECONDS:
             return
         self._last_line = now
-        rate = done / (now - self._started)
+        started, before = self._first
+        rate = (done - before) / (now - started) if now > started else 0.0
         remaining = f", {duration((self._total - done) / rate)} to go" if rate > 0 else ""
         self._screen.notice(
             f"{self._title}: {100 * done // self._total} % ({data_size(done)} of {data_size(self._total)}, "
