@@ -23,6 +23,7 @@ PROGRAM_BYTES = 99_000_000
 """Python, its libraries and compiled code, measured by `benchmarks.memory_estimates`."""
 TOKENIZER_BYTES = 75
 """Memory of the tokenizer for each token of the vocabulary, measured there too."""
+_STORED_TYPES = {"float32": "f32", "float16": "f16"}
 FITTING_SHARE = 0.9
 """Share of a machine's memory that a model may take."""
 
@@ -90,9 +91,13 @@ def estimate(config: ModelConfig, tensors: Tensors, context: int, kv: str = "aut
 
 @cache
 def planned_tensors(config: ModelConfig, preset: str) -> Tensors:
-    """Return how a conversion of bf16 weights stores each tensor. Raises ArgumentError and FormatError."""
+    """Return how a conversion stores each tensor of weights in the type of config.json, by default bf16.
+
+    Raises ArgumentError and FormatError.
+    """
     shapes = expected_tensors(config)
-    plans = plan_tensors(config, conversion_spec(preset), dict.fromkeys(shapes, "bf16"), dict.fromkeys(shapes, 0))
+    stored = _STORED_TYPES.get(config.torch_dtype or "", "bf16")
+    plans = plan_tensors(config, conversion_spec(preset), dict.fromkeys(shapes, stored), dict.fromkeys(shapes, 0))
     return {
         plan.name: TensorLayout(
             plan.format, plan.group_size, layout(plan.format, plan.shape, plan.group_size, plan.zeros)

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from quant.container import open_model
 from quant.families import parameter_count
 from quant.model_config import YarnScaling
+from quant.presets import PRESETS
 from qwchat.cpu.build import build_decoder
 from qwchat.store.catalogue import entries, find_entry, resolve_repository
-from qwchat.store.memory_estimate import contexts, estimate, planned_tensors
+from qwchat.store.memory_estimate import contexts, estimate, planned_tensors, weights_bytes
 from tests.quant.checkpoints import make_checkpoint
 from tests.quant.converting import run as convert
 
@@ -55,6 +58,20 @@ def test_contexts() -> None:
     yarn = replace(entry.config, rope_scaling=YarnScaling(4.0, 32768, 32.0, 1.0, 1.1))
     assert contexts(yarn, ()) == [4096, 32768, 131072]
     assert contexts(replace(entry.config, max_position_embeddings=2048), ()) == [2048]
+
+
+def test_the_type_of_the_checkpoint_counts_for_dense_weights() -> None:
+    entry = find_entry("qwen2.5:0.5b")
+    assert entry is not None
+    sizes = {
+        dtype: [weights_bytes(planned_tensors(replace(entry.config, torch_dtype=dtype), preset)) for preset in PRESETS]
+        for dtype in (None, "bfloat16", "float16", "float32")
+    }
+    assert sizes[None] == sizes["bfloat16"]
+    assert sizes["float32"] == sizes["float16"]
+    *quantised, dense = sizes["float32"]
+    assert quantised == sizes[None][:-1]
+    assert dense == pytest.approx(2 * sizes[None][-1], rel=0.001)
 
 
 def test_bytes_per_token() -> None:
