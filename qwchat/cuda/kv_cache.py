@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -29,10 +29,10 @@ class LayerCache:
     values: int
     value_scales: int
 
-    def parameters(self, kind: str) -> dict[str, int]:
-        """Return what the attention kernels take."""
-        plain = {"keys": self.keys, "values": self.values}
-        return plain | ({"key_scales": self.key_scales, "value_scales": self.value_scales} if kind == "q8" else {})
+    @property
+    def parameters(self) -> dict[str, float]:
+        """What the attention kernels take."""
+        return asdict(self)
 
 
 class CudaCache:

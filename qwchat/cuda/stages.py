@@ -26,6 +26,8 @@ _GROUP = 32
 _GROUP_BYTES = 40  # codes and record of a group of activations in shared memory
 _FULL_SPLIT, _GATE_UP_SPLIT = 3, 1  # largest log2 of the warps that share a tile
 _EMBEDDING = "model.embed_tokens.weight"
+_ADDED = ("self_attn.o_proj", "mlp.down_proj")
+"""Matrices whose product is added to the residual stream."""
 _PROJECTIONS = (
     *(f"self_attn.{name}_proj" for name in "qkvo"),
     *(f"mlp.{name}_proj" for name in ("gate", "up", "down")),
@@ -74,17 +76,17 @@ class DecodeStages:
     def embed(self, tokens: int) -> Iterator[Launch]:
         """Yield the launch that writes the residual stream from `ids`."""
         matrix, space = self._weights.matrix(_EMBEDDING), self._space
-        sizes = {"rows": tokens, "columns": matrix.columns, "scale_shift": matrix.scale_shift}
-        parameters = matrix.parameters | sizes | {"ids": space["ids"], "out": space["residual"]}
+        parameters = matrix.parameters | {"ids": space["ids"], "residual": space["residual"], "rows": tokens}
         yield self._prepare(f"embed_{matrix.format}", tokens, parameters)
 
     def layer(self, layer: int, tokens: int, cache: CudaCache) -> Iterator[Launch]:
         """Yield the launches of a layer."""
+        o_proj, down_proj = (self._weights.matrix(f"model.layers.{layer}.{name}.weight") for name in _ADDED)
         yield from self._qkv(layer, tokens)
-        yield self._attention(layer, tokens, cache)
-        yield self._project(f"model.layers.{layer}.self_attn.o_proj.weight", tokens)
-        yield from self._gate_up(layer, tokens)
-        yield self._project(f"model.layers.{layer}.mlp.down_proj.weight", tokens)
+        yield self._attention(layer, tokens, cache, o_proj)
+        yield self._project(o_proj, tokens)
+        yield from self._gate_up(layer, tokens, down_proj)
+        yield self._project(down_proj, tokens)
 
     def head(self, rows: int) -> Iterator[Launch]:
         """Yield the launch that computes `rows` rows of logits, from row `step[2]` of the residual stream on."""
@@ -119,15 +121,15 @@ class DecodeStages:
 
     @staticmethod
     def _norm_bytes(matrix: DeviceMatrix, tokens: int) -> int:
-        """Return the dynamic shared memory of a kernel that normalises its input."""
-        return tokens * (matrix.columns // _GROUP | 1) * _GROUP_BYTES
+        """Return the dynamic shared memory of a kernel that normalises, and may quantise, its input."""
+        return 0 if matrix.is_dense else tokens * (matrix.columns // _GROUP | 1) * _GROUP_BYTES
 
-    def _attention(self, layer: int, tokens: int, cache: CudaCache) -> Launch:
+    def _attention(self, layer: int, tokens: int, cache: CudaCache, o_proj: DeviceMatrix) -> Launch:
         config, space = self._config, self._space
         prefix = f"model.layers.{layer}.self_attn"
         row_tiles = -(-tokens * (config.num_heads // config.num_kv_heads) // _ROW_TILE)
         offsets = space["key_offsets"] + self._layers.index(layer) * space.row_bytes("key_offsets")
-        buffers = {name: space[name] for name in ("step", "qkv", "cos", "sin", "partials", "arrivals", "x8", "xs")}
+        buffers = {name: space[name] for name in ("step", "qkv", "cos", "sin", "partials", "arrivals")}
         norms = {name: self._weights.vector(f"{prefix}.{name}.weight") for name in ("q_norm", "k_norm")}
         parameters: dict[str, float] = {
             "key_offset": offsets,
@@ -140,36 +142,43 @@ class DecodeStages:
         return self._prepare(
             f"attend_{self._kind}_d{config.head_dim}",
             row_tiles * config.num_kv_heads * self._splits,
-            parameters | buffers | norms | cache.layer(layer).parameters(self._kind),
+            parameters | buffers | norms | cache.layer(layer).parameters | self._output(o_proj),
         )
 
-    def _project(self, name: str, tokens: int) -> Launch:
-        """Return the launch that adds a product with the quantised activations to the residual stream."""
-        space = self._space
-        parameters = {"bias": 0, "out": space["residual"], "out_stride": self._config.hidden_size, "accumulate": 1}
-        return self._product("gemv", self._weights.matrix(name), tokens, parameters | self._activations)
+    def _output(self, matrix: DeviceMatrix) -> dict[str, float]:
+        """Return where a stage writes the input of `matrix`: quantised, or as floats."""
+        if matrix.is_dense:
+            return {"x8": 0, "xs": 0, "floats": self._floats}
+        return {"x8": self._space["x8"], "xs": self._space["xs"], "floats": 0}
 
     @property
-    def _activations(self) -> dict[str, float]:
-        """Parameters of the quantised activations."""
-        return {"x8": self._space["x8"], "xs": self._space["xs"]}
+    def _floats(self) -> int:
+        """Address of float activations (DECODE_ROWS, intermediate or queries), behind the rows of `gate_up` in use."""
+        return self._space["gate_up"] + DECODE_ROWS * self._space.row_bytes("gate_up")
 
-    def _gate_up(self, layer: int, tokens: int) -> Iterator[Launch]:
+    def _project(self, matrix: DeviceMatrix, tokens: int) -> Launch:
+        """Return the launch that adds a product to the residual stream."""
+        space = self._space
+        x = {"x": self._floats} if matrix.is_dense else {"x8": space["x8"], "xs": space["xs"]}
+        output = {"bias": 0, "out": space["residual"], "out_stride": self._config.hidden_size, "accumulate": 1}
+        return self._product("gemv", matrix, tokens, {**x, **output})
+
+    def _gate_up(self, layer: int, tokens: int, down_proj: DeviceMatrix) -> Iterator[Launch]:
         prefix, space = f"model.layers.{layer}", self._space
         names = [f"{prefix}.mlp.{each}_proj.weight" for each in ("gate", "up")]
         matrices, norm = self._weights.matrices(names), f"{prefix}.post_attention_layernorm.weight"
         if len(matrices) == 1:
-            parameters = self._norm(norm) | {"bias": 0, "floats": 0} | self._activations
+            parameters = self._norm(norm) | {"bias": 0} | self._output(down_proj)
             shared_bytes = self._norm_bytes(matrices[0], tokens)
             yield self._product("norm_gate_up", matrices[0], tokens, parameters, shared_bytes)
             return
         columns = self._config.intermediate_size
-        for index, matrix in enumerate(matrices):
-            out = space["gate_up"] + 4 * index * columns
+        gate, up = space["gate_up"], space["gate_up"] + 4 * columns
+        for matrix, out in zip(matrices, (gate, up), strict=True):
             yield self._norm_gemv(matrix, norm, tokens, out, 2 * columns)
         blocks = -(-tokens * columns // (_GROUP * _WARPS))
-        parameters = {"gate_up": space["gate_up"], "rows": tokens, "columns": columns}
-        yield self._prepare("silu_quantise", blocks, parameters | self._activations)
+        parameters = {"gate": gate, "up": up, "stride": 2 * columns, "rows": tokens, "columns": columns}
+        yield self._prepare("silu_quantise", blocks, parameters | self._output(down_proj))
 
     def _product(
         self, stage: str, matrix: DeviceMatrix, tokens: int, parameters: dict[str, float], shared_bytes: int = 0
@@ -179,9 +188,7 @@ class DecodeStages:
         resident = self._gpu.gpu.multiprocessors * self._modules.kernel(name).record.blocks_per_sm
         split = self._split(matrix, _GATE_UP_SPLIT if stage == "norm_gate_up" else _FULL_SPLIT)
         units = -(-(matrix.tiles << split) // _WARPS)
-        sizes = {"rows": tokens, "columns": matrix.columns, "tiles": matrix.tiles}
-        order = {"scale_shift": matrix.scale_shift, "split": split}
-        parameters = parameters | matrix.parameters | sizes | order
+        parameters = parameters | matrix.parameters | {"rows": tokens, "split": split}
         return self._prepare(name, min(units, resident), parameters, shared_bytes=shared_bytes)
 
     def _split(self, matrix: DeviceMatrix, largest: int) -> int:

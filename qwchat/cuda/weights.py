@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from quant.formats import find_format
 from quant.formats.format import tile_count
 from qwchat.cuda.memory import DeviceMemory
 from qwchat.cuda.upload import Uploader
@@ -44,9 +45,18 @@ class DeviceMatrix:
     row_scales: int
 
     @property
-    def parameters(self) -> dict[str, int]:
-        """Parameters that all kernels of integer formats take."""
-        return {name: getattr(self, name) for name in ("codes", "scales", "zeros", "row_scales")}
+    def is_dense(self) -> bool:
+        """Whether it is stored as floats, and multiplied with activations that are not quantised."""
+        return find_format(self.format).kernel != "integer"
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """What kernels take of it."""
+        sizes: dict[str, float] = {"columns": self.columns, "tiles": self.tiles}
+        if self.is_dense:
+            return {"values": self.codes} | sizes
+        parts = {name: getattr(self, name) for name in ("codes", "scales", "zeros", "row_scales")}
+        return parts | sizes | {"scale_shift": self.scale_shift}
 
 
 class CudaWeights:

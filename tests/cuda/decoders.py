@@ -6,6 +6,7 @@ import numpy as np
 
 from quant.families import expected_tensors
 from quant.formats import PackedTensor, dequantise
+from quant.formats.dense import bf16_to_f32
 from qwchat.cuda.decoder import CudaDecoder
 from qwchat.cuda.device import OpenGpu, find_gpus
 from qwchat.cuda.manifest import PTX_FOLDER
@@ -37,6 +38,9 @@ def unit_rows(packed: PackedTensor) -> PackedTensor:
         parts["row_scales"] = (parts["row_scales"] / padded.reshape(-1, 16)).astype(np.float32)
     elif "scales" in parts:
         parts["scales"] = (parts["scales"] / lengths.mean()).astype(np.float16)
+    elif packed.format == "bf16":
+        values = bf16_to_f32(parts["values"]) / np.float32(lengths.mean())
+        parts["values"] = (values.view(np.uint32) >> 16).astype(np.uint16)
     return PackedTensor(packed.format, packed.shape, packed.group_size, parts)
 
 

@@ -28,23 +28,25 @@ from tests.cuda.twin_kernels import twin_executor
 from tests.tiers import count
 
 PARTS = "codes=l scales=l zeros=l row_scales=l"
-SIZES = "rows=i columns=i tiles=i scale_shift=i split=i"
-CACHES = {"f16": "keys=l values=l", "q8": "keys=l key_scales=l values=l value_scales=l"}
+SIZES = "rows=i columns=i tiles=i"
 
 
 def signatures() -> dict[str, list[tuple[str, str]]]:
-    texts = {"silu_quantise": "gate_up=l x8=l xs=l rows=i columns=i"}
-    for fmt in ("q4", "q8", "lin4", "lin8"):
-        texts[f"embed_{fmt}"] = f"ids=l {PARTS} out=l rows=i columns=i scale_shift=i"
+    outputs = "floats=l x8=l xs=l"
+    texts = {"silu_quantise": f"gate=l up=l {outputs} stride=i rows=i columns=i"}
+    for fmt in ("q4", "q8", "lin4", "lin8", "bf16"):
+        dense = fmt == "bf16"
+        parts, x, scales = ("values=l", "x=l", "") if dense else (PARTS, "x8=l xs=l", " scale_shift=i")
+        texts[f"embed_{fmt}"] = f"ids=l {parts} residual=l {SIZES}{scales}"
         for rows in (1, 2, 8):
-            norm, out = "residual=l norm=l epsilon=f", "out=l out_stride=i"
-            texts[f"norm_gemv_{fmt}_r{rows}"] = f"{norm} first=l {PARTS} bias=l {out} {SIZES}"
-            texts[f"gemv_{fmt}_r{rows}"] = f"x8=l xs=l {PARTS} bias=l {out} accumulate=i {SIZES}"
-            texts[f"norm_gate_up_{fmt}_r{rows}"] = f"{norm} {PARTS} bias=l floats=l x8=l xs=l {SIZES}"
-    for kind, cache in CACHES.items():
+            norm, out, sizes = "residual=l norm=l epsilon=f", "out=l out_stride=i", f"{SIZES}{scales} split=i"
+            texts[f"norm_gemv_{fmt}_r{rows}"] = f"{norm} first=l {parts} bias=l {out} {sizes}"
+            texts[f"gemv_{fmt}_r{rows}"] = f"{x} {parts} bias=l {out} accumulate=i {sizes}"
+            texts[f"norm_gate_up_{fmt}_r{rows}"] = f"{norm} {parts} bias=l {outputs} {sizes}"
+    for kind in ("f16", "q8"):
         texts[f"attend_{kind}_d64"] = (
-            f"step=l qkv=l q_norm=l k_norm=l cos=l sin=l key_offset=l {cache} partials=l arrivals=l x8=l xs=l "
-            "heads=i kv_heads=i splits=i capacity=i epsilon=f"
+            "step=l qkv=l q_norm=l k_norm=l cos=l sin=l key_offset=l keys=l key_scales=l values=l value_scales=l "
+            "partials=l arrivals=l x8=l xs=l floats=l heads=i kv_heads=i splits=i capacity=i epsilon=f"
         )
     return {
         name: [tuple(each.split("=")) for each in text.split()]
@@ -119,6 +121,13 @@ def test_logits_are_those_of_the_cpu(driver: FakeDriver, ptx: Path, family: dict
             logits = [each.run(some, position, 0, cache).copy() for each, cache in zip((cpu, gpu), caches, strict=True)]
             assert_close(*logits)
             position += tokens
+
+
+@pytest.mark.parametrize("dense", [("o_proj", "down_proj"), ("q_proj", "gate_proj"), ("down_proj", "up_proj")])
+def test_layers_may_have_matrices_of_floats(driver: FakeDriver, ptx: Path, dense: tuple[str, ...]) -> None:
+    folder = quantised_folder(small_config(), **dict.fromkeys(dense, ("bf16", 0, False)))
+    with cpu_decoder(folder, "f16") as cpu, opened(driver, ptx, folder) as gpu:
+        assert_close(cpu.run(ids(11), 0, 0, cpu.make_cache()), gpu.run(ids(11), 0, 0, gpu.make_cache()))
 
 
 @pytest.mark.parametrize("kind", ["f16", "q8"])
@@ -257,8 +266,8 @@ def test_requests_that_do_not_fit_are_refused(driver: FakeDriver, ptx: Path) -> 
 
 
 def test_a_format_or_head_size_without_kernels_is_named(driver: FakeDriver, ptx: Path) -> None:
-    with pytest.raises(ModelError, match=r"no kernel norm_gemv_bf16_r1, which tensor model\.layers\.0\.mlp\.down_proj"):
-        open_decoder(driver, quantised_folder(small_config(), down_proj=("bf16", 0, False)), ptx=ptx)
+    with pytest.raises(ModelError, match=r"no kernel norm_gemv_f32_r1, which tensor model\.layers\.0\.mlp\.down_proj"):
+        open_decoder(driver, quantised_folder(small_config(), down_proj=("f32", 0, False)), ptx=ptx)
     with pytest.raises(ModelError, match="memory: the GPU has no kernel for heads of 32 dimensions"):
         open_decoder(driver, quantised_folder(small_config(head_dim=32)), ptx=ptx)
     assert not driver.retained.total()

@@ -30,15 +30,20 @@ def format_of(name):
 def matrix(memory, name, p, rows):
     """Return the values (rows, columns) of a matrix from its parts."""
     fmt, parts = format_of(name), {}
-    group = 32 << p["scale_shift"]
-    layouts = layout(fmt, (rows, p["columns"]), group, bool(p["zeros"]))
+    dense = fmt in ("bf16", "f32")
+    group = 0 if dense else 32 << p["scale_shift"]
+    layouts = layout(fmt, (rows, p["columns"]), group, not dense and bool(p["zeros"]))
     for part, (dtype, shape) in layouts.items():
         parts[part] = view(memory, p[part], dtype, *shape)
     return dequantise(PackedTensor(fmt, (rows, p["columns"]), group, parts)).astype(np.float64)
 
 
 def store_activations(memory, p, x):
-    """Quantise `x` (tokens, columns) into `x8` and `xs`."""
+    """Store `x` (tokens, columns) in `floats`, and quantised in `x8` and `xs`, where these are not 0."""
+    if p["floats"]:
+        view(memory, p["floats"], np.float32, *x.shape)[:] = x
+    if not p["x8"]:
+        return
     codes, scales, sums = reference.quantise(x.astype(np.float32))
     ordered = codes.reshape(len(x), -1, 8)[:, :, LOOK_UP_ORDER].reshape(codes.shape)
     view(memory, p["x8"], np.int8, *codes.shape)[:] = ordered
@@ -47,8 +52,10 @@ def store_activations(memory, p, x):
 
 
 def load_activations(memory, p):
-    """Return the activations (rows, columns) of `x8` and `xs`."""
+    """Return the activations (rows, columns) of `x`, or of `x8` and `xs`."""
     rows, columns = p["rows"], p["columns"]
+    if "x" in p:
+        return view(memory, p["x"], np.float32, rows, columns).astype(np.float64)
     stored = view(memory, p["x8"], np.int8, rows, columns // 8, 8)
     codes = np.empty_like(stored)
     codes[:, :, LOOK_UP_ORDER] = stored
@@ -59,11 +66,12 @@ def load_activations(memory, p):
 
 
 def normed(memory, p, first=0):
-    """Return the rows of the residual after RMSNorm and quantisation."""
+    """Return the rows of the residual after RMSNorm, and quantisation for a matrix of integers."""
     residual = p["residual"] + 4 * first * p["columns"]
     x = view(memory, residual, np.float32, p["rows"], p["columns"])
     weight = view(memory, p["norm"], np.float32, p["columns"])
-    return reference.dequantised_activations(reference.rms_norm(x, weight, p["epsilon"])).astype(np.float64)
+    result = reference.rms_norm(x, weight, p["epsilon"])
+    return (result if "values" in p else reference.dequantised_activations(result)).astype(np.float64)
 
 
 def store_output(memory, p, result):
@@ -78,8 +86,7 @@ def store_output(memory, p, result):
 def embed(memory, name, p):
     rows, columns = p["rows"], p["columns"]
     ids = view(memory, p["ids"], np.int32, rows)
-    table = matrix(memory, name, p, -(-(int(ids.max()) + 1) // 16) * 16)
-    view(memory, p["out"], np.float32, rows, columns)[:] = table[ids]
+    view(memory, p["residual"], np.float32, rows, columns)[:] = matrix(memory, name, p, 16 * p["tiles"])[ids]
 
 
 def norm_gemv(memory, name, p):
@@ -97,8 +104,12 @@ def norm_gate_up(memory, name, p):
 
 
 def silu_quantise(memory, name, p):
-    both = view(memory, p["gate_up"], np.float32, p["rows"], 2 * p["columns"])
-    store_activations(memory, p, reference.silu_multiply(*np.split(both, 2, axis=1)))
+    rows = range(p["rows"])
+    gate, up = (
+        np.stack([view(memory, p[part] + 4 * p["stride"] * row, np.float32, p["columns"]) for row in rows])
+        for part in ("gate", "up")
+    )
+    store_activations(memory, p, reference.silu_multiply(gate, up))
 
 
 def attend(memory, name, p):
