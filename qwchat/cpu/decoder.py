@@ -23,6 +23,7 @@ from qwchat.cpu.workspace import CHUNK, LogitsBuffer, Workspace
 from qwchat.errors import ModelError, NotEnoughMemoryError
 from qwchat.model.decoder import Cache, CancelCheck, PassCancelled
 from qwchat.model.key_offsets import key_offsets
+from qwchat.model.logit_rows import HostRow, LogitRow
 from qwchat.model.tensor_source import TensorSource
 
 _CANCELLABLE_SECONDS = 0.05  # Passes that take this long can be cancelled, which costs about 0.1 ms.
@@ -119,6 +120,17 @@ class CpuDecoder:
         self._workspace.state["logits"] = logits.ctypes.data
         self._run_pass(tokens, position, self.layers, logits_from, cancelled)
         return logits[:wanted, : self.config.vocab_size]
+
+    def run_rows(
+        self,
+        token_ids: NDArray[np.int64],
+        position: int,
+        logits_from: int,
+        cache: Cache,
+        cancelled: CancelCheck | None = None,
+    ) -> list[LogitRow]:
+        """Run the whole model; return rows of logits; see `Decoder.run_rows`."""
+        return [HostRow(row) for row in self.run(token_ids, position, logits_from, cache, cancelled)]
 
     def embed(self, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the residual stream before the first layer; see `Decoder.embed`."""

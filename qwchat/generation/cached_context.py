@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,9 @@ from qwchat.errors import PromptTooLongError
 from qwchat.model import kv_file
 from qwchat.model.context_limits import context_limit
 from qwchat.model.decoder import Decoder
+from qwchat.model.logit_rows import LogitRow
+
+Logits = TypeVar("Logits")
 
 
 def common_prefix(a: NDArray[np.int64], b: NDArray[np.int64]) -> int:
@@ -80,7 +84,7 @@ class CachedContext:
         logits_from: int,
         accepted: int | None = None,
         cancelled: Callable[[], bool] | None = None,
-    ) -> NDArray[np.float32]:
+    ) -> list[LogitRow]:
         """Evaluate tokens after the cached ones: at most one chunk of the decoder, and not more than fit.
 
         Args:
@@ -91,17 +95,29 @@ class CachedContext:
             cancelled: called during a long pass, which ends early when it returns True.
 
         Returns:
-            Logits (tokens - logits_from, vocab) f32, a view that the next call overwrites.
+            A row of logits for each token from `logits_from` on; the next call overwrites them.
 
         Raises:
             PassCancelled: `cancelled` returned True. As after any exception, none of `ids` is cached.
         """
+        return self._pass(
+            self.decoder.run_rows, ids, logits_from, len(ids) if accepted is None else accepted, cancelled
+        )
+
+    def _pass(
+        self,
+        run: Callable[..., Logits],
+        ids: NDArray[np.int64],
+        logits_from: int,
+        accepted: int,
+        cancelled: Callable[[], bool] | None,
+    ) -> Logits:
+        """Run a method of the decoder, `run` or `run_rows`, on tokens after the cached ones; see `evaluate`."""
         self._drafts = 0
         started = time.perf_counter()
-        logits = self.decoder.run(ids, self._length, logits_from, self.cache, cancelled)
+        logits = run(ids, self._length, logits_from, self.cache, cancelled)
         self._token_seconds = min(self._token_seconds, (time.perf_counter() - started) / len(ids))
         self._ids[self._length : self._length + len(ids)] = ids
-        accepted = len(ids) if accepted is None else accepted
         self._length += accepted
         self._drafts = len(ids) - accepted
         return logits
@@ -136,7 +152,8 @@ class CachedContext:
         for start in range(0, len(ids), size):
             piece = ids[start : start + size]
             # It never cancels, but lets KeyboardInterrupt end a long pass.
-            logits[start : start + len(piece)] = self.evaluate(piece, 0, cancelled=lambda: False)
+            found = self._pass(self.decoder.run, piece, 0, len(piece), lambda: False)
+            logits[start : start + len(piece)] = found
         return logits
 
     def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:

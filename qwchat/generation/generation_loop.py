@@ -37,6 +37,7 @@ from qwchat.generation.sampling import Sampler, log_probabilities
 from qwchat.generation.speculation import MAX_PASS_TOKENS, Drafter, DraftPolicy
 from qwchat.generation.token_mask import TokenMask
 from qwchat.model.decoder import PassCancelled
+from qwchat.model.logit_rows import LogitRow
 from qwchat.request import Request
 
 
@@ -104,7 +105,7 @@ class GenerationLoop:
 
     def _generate(self) -> Generator[EngineEvent, None, FinishReason]:
         """Yield the events but the last; return the reason why the reply ends."""
-        logits = None
+        logits: list[LogitRow] = []
         chunk = self._cached.decoder.chunk
         for start in range(self._reused, len(self._ids), chunk):
             if self._cancelled():
@@ -114,12 +115,12 @@ class GenerationLoop:
             logits = self._cached.evaluate(piece, len(piece) - 1 if last else len(piece), cancelled=self._cancelled)
             self._prefill_seconds, self._evaluated = self._elapsed(), start + len(piece)
             yield Prefilled(self._evaluated, len(self._ids), self._reused)
-        if logits is None or not len(logits):
+        if not logits:
             return "cancelled"
         return (yield from self._decode(logits))
 
-    def _decode(self, logits: NDArray[np.float32]) -> Generator[EngineEvent, None, FinishReason]:
-        """Generate from `logits` (1, vocab) f32, those after the prompt; return why the reply ends."""
+    def _decode(self, logits: list[LogitRow]) -> Generator[EngineEvent, None, FinishReason]:
+        """Generate from `logits`, the row after the prompt; return why the reply ends."""
         if self._mask is not None and self._mask.finished:
             return "stop"
         while True:
@@ -152,22 +153,22 @@ class GenerationLoop:
                 return "context"
             logits = self._evaluate(token)
 
-    def _choose(self, row: NDArray[np.float32]) -> int:
-        """Return the next token: the forced one, or one sampled from its logits (vocab,) f32."""
+    def _choose(self, row: LogitRow) -> int:
+        """Return the next token: the forced one, or one sampled from its logits."""
         if forced := self._forced():
             self._sampler.skip()
             return forced[0]
         allowed = None if self._mask is None else self._mask.allowed()
-        return self._sampler.sample(row, self._prompt, self._generated, allowed)
+        return self._sampler.sample_row(row, self._prompt, self._generated, allowed)
 
-    def _step(self, token: int, row: NDArray[np.float32]) -> TokenStep:
+    def _step(self, token: int, row: LogitRow) -> TokenStep:
         if not self._logprobs:
             return TokenStep(token)
-        logprob, likeliest = log_probabilities(row[: self._sampler.usable_vocab], token, self._logprobs)
+        logprob, likeliest = log_probabilities(row.values()[: self._sampler.usable_vocab], token, self._logprobs)
         return TokenStep(token, logprob, tuple(likeliest))
 
-    def _evaluate(self, token: int) -> NDArray[np.float32]:
-        """Evaluate `token` and the drafts after it; return logits (1 + drafts, vocab) f32."""
+    def _evaluate(self, token: int) -> list[LogitRow]:
+        """Evaluate `token` and the drafts after it; return 1 + drafts rows of logits."""
         if self._drafter is None:
             return self._cached.evaluate(np.array([token], np.int64), 0, cancelled=self._cancelled)
         limit = min(self._context - self._cached.length, self._cached.decoder.exact_rows) - 1

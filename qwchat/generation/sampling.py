@@ -19,6 +19,7 @@ import numpy.typing as npt
 from quant.wording import Argument, ArgumentMessage
 from qwchat.errors import ConstraintError, NonFiniteLogitsError, UsageError
 from qwchat.limits import MAX_SEED
+from qwchat.model.logit_rows import LargestLogits, LogitRow
 from qwchat.request import SamplingParams
 
 Float32Array = npt.NDArray[np.float32]
@@ -55,6 +56,7 @@ class Sampler:
         self.seed = seed
         self.usable_vocab = usable_vocab
         self.draws_made = first_draw
+        self._occurred: tuple[object, npt.NDArray[np.bool_], int] = None, np.zeros(0, np.bool_), 0
 
     def sample(
         self,
@@ -75,7 +77,27 @@ class Sampler:
             NonFiniteLogitsError: a logit is NaN or infinite.
             ConstraintError: no id is allowed.
         """
-        ids, probabilities = self.distribution(logits, prompt_ids, generated_ids, allowed)
+        return self._draw(*self.distribution(logits, prompt_ids, generated_ids, allowed))
+
+    def sample_row(
+        self,
+        row: LogitRow,
+        prompt_ids: TokenIds,
+        generated_ids: TokenIds,
+        allowed: npt.NDArray[np.uint8] | None = None,
+    ) -> int:
+        """Draw the next token id as `sample` does, from the largest logits alone if they decide.
+
+        Arguments and errors are as for `sample`.
+        """
+        largest = None if allowed is not None else row.largest()
+        narrowed = None if largest is None else self._narrowed(largest, prompt_ids, generated_ids)
+        if narrowed is None:
+            return self.sample(row.values(), prompt_ids, generated_ids, allowed)
+        return self._draw(*narrowed)
+
+    def _draw(self, ids: IdArray, probabilities: Float64Array) -> int:
+        """Draw one of `ids`."""
         self.draws_made += 1
         if len(ids) == 1:  # Greedy: drawing a number would take half of the time.
             return int(ids[0])
@@ -118,6 +140,11 @@ class Sampler:
             return np.array([best if ids is None else ids[best]], dtype=np.int64), np.ones(1)
         if 0 < settings.top_k < len(scores):
             scores, ids = _select(_top_k(scores, settings.top_k), scores, ids)
+        return self._probabilities(scores, ids)
+
+    def _probabilities(self, scores: Float32Array, ids: IdArray | None) -> tuple[IdArray, Float64Array]:
+        """Return the distribution over the tokens that top-k left; `ids` of None stands for all ids."""
+        settings = self.settings
         scores = _scaled(scores, settings.temperature)
         if settings.top_p < 1.0:
             scores, ids = _select(_top_p(scores, settings.top_p), scores, ids)
@@ -127,6 +154,44 @@ class Sampler:
         np.exp(weights, out=weights)
         weights /= weights.sum()
         return np.arange(len(scores)) if ids is None else ids, weights
+
+    def _narrowed(
+        self, largest: LargestLogits, prompt_ids: TokenIds, generated_ids: TokenIds
+    ) -> tuple[IdArray, Float64Array] | None:
+        """Return the distribution that the largest logits alone determine, or None if others may count.
+
+        No other token scores more than the last of them does before penalties, which only lower scores here.
+        """
+        settings = self.settings
+        raises = settings.repeat_penalty < 1.0 or settings.presence_penalty != 0.0 or settings.frequency_penalty != 0.0
+        if raises or (settings.temperature != 0.0 and settings.top_k <= 0):
+            return None
+        floor = largest.values[-1]
+        ascending = np.argsort(largest.ids)
+        ids, scores = largest.ids[ascending], largest.values[ascending]
+        usable = (ids >= 0) & (ids < self.usable_vocab)
+        ids, scores = ids[usable], scores[usable]
+        if settings.repeat_penalty != 1.0:
+            seen = self._seen(prompt_ids, generated_ids)[ids]
+            penalty = min(settings.repeat_penalty, _PENALTY_LIMIT)
+            scores = np.where(seen, np.where(scores < 0, scores * penalty, scores / penalty), scores)
+        wanted = 1 if settings.temperature == 0.0 else settings.top_k
+        if len(scores) < wanted or not np.sort(scores)[-wanted] > floor:
+            return None
+        if settings.temperature == 0.0:
+            return ids[[np.argmax(scores)]], np.ones(1)
+        scores, ids = _select(_top_k(scores, wanted), scores, ids)
+        return self._probabilities(scores, ids)
+
+    def _seen(self, prompt_ids: TokenIds, generated_ids: TokenIds) -> npt.NDArray[np.bool_]:
+        """Return which ids occurred, (usable_vocab,), from the ids of the last call and those that are new."""
+        prompt, seen, counted = self._occurred
+        if prompt is not prompt_ids or counted > len(generated_ids):
+            seen, counted = np.zeros(self.usable_vocab, np.bool_), 0
+            seen[self._usable(prompt_ids)] = True
+        seen[self._usable(generated_ids[counted:])] = True
+        self._occurred = prompt_ids, seen, len(generated_ids)
+        return seen
 
     def _allowed_ids(self, bits: npt.NDArray[np.uint8]) -> IdArray:
         """Return the ids whose bits are set, ascending. Raises ConstraintError without any."""

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant.model_config import ModelConfig
+from qwchat.model.logit_rows import LogitRow
 
 CancelCheck = Callable[[], bool]
 """Called during a long pass, which ends early when it returns True."""
@@ -129,6 +130,16 @@ class Decoder(Protocol):
         Raises:
             PassCancelled: `cancelled` returned True. Below `position` the cache is unchanged.
         """
+
+    def run_rows(
+        self,
+        token_ids: NDArray[np.int64],
+        position: int,
+        logits_from: int,
+        cache: Cache,
+        cancelled: CancelCheck | None = None,
+    ) -> list[LogitRow]:
+        """Run the whole model as `run` does; return a row of logits for each token from `logits_from` on."""
 
     def embed(self, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the embeddings of some tokens, the residual stream (tokens, hidden) f32 before the first layer."""

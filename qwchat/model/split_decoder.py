@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from quant.model_config import ModelConfig
 from qwchat.model.decoder import Cache, CancelCheck, Decoder
+from qwchat.model.logit_rows import HostRow, LogitRow
 
 
 class SplitCache:
@@ -125,6 +126,17 @@ class SplitDecoder:
             cache.logits = np.zeros((wanted, self.config.vocab_size), np.float32)
         cache.logits[:wanted] = self.last.head(residual, logits_from)
         return cache.logits[:wanted]
+
+    def run_rows(
+        self,
+        token_ids: NDArray[np.int64],
+        position: int,
+        logits_from: int,
+        cache: Cache,
+        cancelled: CancelCheck | None = None,
+    ) -> list[LogitRow]:
+        """Run the whole model; return rows of logits; see `Decoder.run_rows`."""
+        return [HostRow(row) for row in self.run(token_ids, position, logits_from, cache, cancelled)]
 
     def embed(self, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the residual stream before the first layer; see `Decoder.embed`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from qwchat.events import EngineEvent, Finished, TokenStep
 from qwchat.generation.cached_context import CachedContext
 from qwchat.generation.engine import Engine
 from qwchat.model.decoder import Cache, CancelCheck
+from qwchat.model.logit_rows import HostRow, LogitRow
 from qwchat.request import Request
 from tests.cpu.random_models import config, random_folder
 from tests.generation.conversations import Conversation, generate
@@ -117,6 +119,9 @@ class Inexact:
         self.passes.append(len(token_ids))
         logits = self._decoder.run(token_ids, position, logits_from, cache, cancelled)
         return logits + np.float32(len(token_ids) - 1)
+
+    def run_rows(self, *arguments: Any) -> list[LogitRow]:
+        return [HostRow(row) for row in self.run(*arguments)]
 
 
 def test_drafts_are_for_decoders_whose_passes_do_not_matter(decoder: CpuDecoder) -> None:
