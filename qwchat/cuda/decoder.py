@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -13,23 +13,25 @@ from numpy.typing import NDArray
 from quant.families import expected_tensors
 from qwchat.cuda.device import OpenGpu
 from qwchat.cuda.driver_errors import too_little_memory
-from qwchat.cuda.graph import Graphs
 from qwchat.cuda.host_access import HostAccess
 from qwchat.cuda.kv_cache import CudaCache
-from qwchat.cuda.launch import Step, after_copy, run_all
 from qwchat.cuda.manifest import PTX_FOLDER
 from qwchat.cuda.memory import DeviceMemory, Stream
 from qwchat.cuda.modules import Modules
+from qwchat.cuda.passes import Passes, groups
+from qwchat.cuda.prefill_stages import PrefillStages
 from qwchat.cuda.stages import DecodeStages
 from qwchat.cuda.upload import Uploader
 from qwchat.cuda.weights import CudaWeights
 from qwchat.cuda.workspace import CudaWorkspace
 from qwchat.errors import ModelError
-from qwchat.model.decoder import Cache, CancelCheck, PassCancelled
+from qwchat.model.decoder import Cache, CancelCheck
 from qwchat.model.gpu_memory import CHUNK, DECODE_ROWS, DevicePart, gpu_memory, stored_tensors
 from qwchat.model.key_offsets import key_offsets
+from qwchat.model.logit_rows import HostRow, LogitRow
 from qwchat.model.tensor_source import TensorSource
 
+_MOST_CANDIDATES = 262_144  # entries of a row among which the largest can be found
 Progress = Callable[[int, int], None]
 """Called with the bytes of the weights that were uploaded so far, and with all of them."""
 
@@ -85,26 +87,27 @@ class CudaDecoder:
         if arrays.allocated > free:
             raise too_little_memory(arrays.allocated, free, "the model with its KV cache")
         self._memory, modules = DeviceMemory(gpu), Modules(gpu, ptx)
-        self._graphs, self._stream = Graphs(gpu), Stream(gpu.driver)
-        gpu.on_close(self._stream.destroy)
-        self._access = HostAccess(gpu, self._stream)
+        stream = Stream(gpu.driver)
+        gpu.on_close(stream.destroy)
+        self._access = HostAccess(gpu, stream)
         weights = CudaWeights(self._memory, arrays.weight_arrays, folder)
         self._space = CudaWorkspace(gpu, self._memory, self._access, config, arrays.workspace_arrays)
-        self._stages = DecodeStages(gpu, modules, config, weights, self._space, self._kind, self.layers)
-        self._check_kernels(folder.path, modules)
+        parts = (gpu, modules, config, weights, self._space, self._kind, self.layers)
+        stages = DecodeStages(*parts)
+        self._check_kernels(folder.path, modules, stages)
+        self._passes = Passes(gpu, stream, self._space, stages, PrefillStages(*parts))
         report = None if progress is None else _Total(progress, arrays.weights).add
         with Uploader(gpu.driver, progress=report) as uploader:
             weights.upload(uploader)
         self._write_key_offsets(folder)
         self._cache_numbers = itertools.count()
         self._head_logits = np.zeros((0, config.vocab_size), np.float32)
-        self._busy = False
 
-    def _check_kernels(self, path: Path, modules: Modules) -> None:
+    def _check_kernels(self, path: Path, modules: Modules, stages: DecodeStages) -> None:
         """Raise ModelError unless there is a kernel for the cache and for each matrix."""
         if not modules.has(f"attend_{self._kind}_d{self.config.head_dim}"):
             raise ModelError(f"{path}: the GPU has no kernel for heads of {self.config.head_dim} dimensions")
-        for name, kernel in self._stages.needed(self._part):
+        for name, kernel in stages.needed(self._part):
             if not modules.has(kernel):
                 raise ModelError(f"{path}: the GPU has no kernel {kernel}, which tensor {name} needs")
 
@@ -128,7 +131,7 @@ class CudaDecoder:
         number = next(self._cache_numbers)
         shape = (self.config, self.context, self._kind, self.layers)
         cache = CudaCache(self._memory, self._access, *shape, number)
-        self._memory.on_delete(cache, partial(self._graphs.remove, lambda key: key[0] == number))
+        self._memory.on_delete(cache, partial(self._passes.forget, number))
         return cache
 
     def run(
@@ -140,32 +143,52 @@ class CudaDecoder:
         cancelled: CancelCheck | None = None,
     ) -> NDArray[np.float32]:
         """Run the whole model on a chunk of tokens; see `Decoder.run`."""
-        tokens = len(token_ids)
-        self._check_tokens(tokens, position)
+        own = self._start_run(token_ids, position, cache)
+        tokens, logits_from = len(token_ids), min(max(0, logits_from), len(token_ids))
+        logits = own.logits_rows(tokens - logits_from)
+        if tokens <= DECODE_ROWS:
+            rows = tokens - logits_from
+            self._passes.run(tokens, position, own, self.layers, rows, largest=False)
+            if rows:
+                logits[:rows] = self._space.logits[:rows]
+        else:
+            self._passes.prefill(tokens, position, own, self.layers, cancelled, from_residual=False)
+            for start, count in groups(logits_from, tokens):
+                self._passes.head(tokens, start, count, largest=False, upload=False)
+                logits[start - logits_from :][:count] = self._space.logits[:count]
+        return logits[: tokens - logits_from]
+
+    def run_rows(
+        self,
+        token_ids: NDArray[np.int64],
+        position: int,
+        logits_from: int,
+        cache: Cache,
+        cancelled: CancelCheck | None = None,
+    ) -> list[LogitRow]:
+        """Run the whole model; return rows of logits that stay on the device; see `Decoder.run_rows`."""
+        tokens, rows = len(token_ids), max(0, len(token_ids) - logits_from)
+        if not 0 < rows <= min(tokens, DECODE_ROWS) or self.config.vocab_size > _MOST_CANDIDATES:
+            return [HostRow(row) for row in self.run(token_ids, position, logits_from, cache, cancelled)]
+        own = self._start_run(token_ids, position, cache)
+        if tokens <= DECODE_ROWS:
+            self._passes.run(tokens, position, own, self.layers, rows, largest=True)
+        else:
+            self._passes.prefill(tokens, position, own, self.layers, cancelled, from_residual=False)
+            self._passes.head(tokens, tokens - rows, rows, largest=True, upload=False)
+        return self._passes.logits(rows).rows()
+
+    def _start_run(self, token_ids: NDArray[np.int64], position: int, cache: Cache) -> CudaCache:
+        """Check the arguments of a pass through the whole model, and load the ids; return the cache."""
+        self._check_tokens(len(token_ids), position)
         self._check_ids(token_ids)
         own = self._own(cache)
         if self._part != DevicePart.whole(self.config):
             raise ValueError(f"the decoder has {len(self.layers)} of {self.config.num_layers} layers: use run_layers")
         self._begin()
-        self._space.fill_angles(position + tokens)
-        wanted = max(0, tokens - logits_from)
-        logits, done = own.logits_rows(wanted), 0
-        for start, count in self._groups(tokens, cancelled):
-            self._space.ids[:count] = token_ids[start : start + count]
-            rows = min(count, max(0, start + count - logits_from))
-            key = (own.number, "run", count, rows)
-            self._replay(key, partial(self._run_steps, own, count, rows), count, position + start, count - rows)
-            logits[done : done + rows] = self._space.logits[:rows] if rows else 0
-            done += rows
-        return logits[:wanted]
-
-    def _run_steps(self, cache: CudaCache, count: int, rows: int) -> Iterator[Step]:
-        stages = self._stages
-        layers = (stages.layer(layer, count, cache) for layer in self.layers)
-        yield self._space.input_copy(count)
-        yield from after_copy(itertools.chain(stages.embed(count), *layers, stages.head(rows) if rows else ()))
-        if rows:
-            yield self._space.logits_copy(rows)
+        self._space.fill_angles(position + len(token_ids))
+        self._space.ids[: len(token_ids)] = token_ids
+        return own
 
     def embed(self, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the residual stream before the first layer; see `Decoder.embed`."""
@@ -174,11 +197,9 @@ class CudaDecoder:
         self._check_tokens(len(token_ids), 0)
         self._check_ids(token_ids)
         self._begin()
-        count, space = len(token_ids), self._space
-        space.ids[:count] = token_ids
-        out = space.residual_copy(count, to_device=False)
-        self._replay(None, lambda: [space.input_copy(count), *after_copy(self._stages.embed(count)), out], count, 0, 0)
-        return space.residual[:count].copy()
+        self._space.ids[: len(token_ids)] = token_ids
+        self._passes.embed(len(token_ids))
+        return self._space.residual[: len(token_ids)].copy()
 
     def run_layers(
         self,
@@ -199,20 +220,13 @@ class CudaDecoder:
             return
         self._begin()
         self._space.fill_angles(position + tokens)
-        result = np.empty_like(residual)
-        for start, count in self._groups(tokens, cancelled):
-            self._space.residual[:count] = residual[start : start + count]
-            key = (own.number, "layers", count, first, last)
-            steps = partial(self._layer_steps, own, count, range(first, last))
-            self._replay(key, steps, count, position + start, count)
-            result[start : start + count] = self._space.residual[:count]
-        residual[:] = result
-
-    def _layer_steps(self, cache: CudaCache, count: int, layers: range) -> Iterator[Step]:
-        yield self._space.input_copy(0)
-        yield self._space.residual_copy(count, to_device=True)
-        yield from after_copy(launch for layer in layers for launch in self._stages.layer(layer, count, cache))
-        yield self._space.residual_copy(count, to_device=False)
+        self._space.residual[:tokens] = residual
+        if tokens <= DECODE_ROWS:
+            self._passes.run_layers(tokens, position, own, range(first, last))
+            residual[:] = self._space.residual[:tokens]
+        else:
+            self._passes.prefill(tokens, position, own, range(first, last), cancelled, from_residual=True)
+            residual[:] = self._passes.download_residual(tokens)
 
     def head(self, residual: NDArray[np.float32], logits_from: int) -> NDArray[np.float32]:
         """Return logits of the residual stream after the last layer; see `Decoder.head`."""
@@ -224,17 +238,11 @@ class CudaDecoder:
         wanted = residual[max(0, logits_from) :]
         if len(wanted) > len(self._head_logits):
             self._head_logits = np.zeros((len(wanted), self.config.vocab_size), np.float32)
-        for start, count in self._groups(len(wanted), None):
+        for start, count in groups(0, len(wanted)):
             self._space.residual[:count] = wanted[start : start + count]
-            self._replay(("", "head", count), partial(self._head_steps, count), count, 0, 0)
+            self._passes.head(count, 0, count, largest=False, upload=True)
             self._head_logits[start : start + count] = self._space.logits[:count]
         return self._head_logits[: len(wanted)]
-
-    def _head_steps(self, count: int) -> Iterator[Step]:
-        yield self._space.input_copy(0)
-        yield self._space.residual_copy(count, to_device=True)
-        yield from after_copy(self._stages.head(count))
-        yield self._space.logits_copy(count)
 
     def _check_tokens(self, tokens: int, position: int) -> None:
         if not 0 < tokens <= CHUNK or position < 0 or position + tokens > self.context:
@@ -254,39 +262,10 @@ class CudaDecoder:
             raise ValueError("the cache was made for another decoder")
         return cache
 
-    @staticmethod
-    def _groups(tokens: int, cancelled: CancelCheck | None) -> Iterator[tuple[int, int]]:
-        """Yield start and length of groups of tokens. Raises PassCancelled between two if `cancelled` returns True."""
-        for start in range(0, tokens, DECODE_ROWS):
-            if start and cancelled is not None and cancelled():
-                raise PassCancelled
-            yield start, min(DECODE_ROWS, tokens - start)
-
     def _begin(self) -> None:
-        """Let this thread use the device, and wait for a pass that was interrupted."""
-        self._gpu.activate()
-        if self._busy:
-            self._stream.synchronise()
-            self._busy = False
+        """Let this thread use the device, and destroy what belonged to deleted caches."""
+        self._passes.begin()
         self._memory.collect()
-
-    def _replay(
-        self,
-        key: tuple[object, ...] | None,
-        steps: Callable[[], Iterable[Step]],
-        tokens: int,
-        position: int,
-        logits_from: int,
-    ) -> None:
-        """Run the graph of `key`, made of `steps` the first time, and wait for it. Without a key no graph is kept."""
-        self._space.step[:3] = tokens, position, logits_from
-        self._busy = True
-        if key is None:
-            run_all(list(steps()), self._gpu.driver, self._stream.handle)
-        else:
-            self._graphs.run(key, steps, self._stream)
-        self._stream.synchronise()
-        self._busy = False
 
     def close(self) -> None:
         """Free everything on the device. The decoder cannot be used afterwards."""

@@ -18,7 +18,7 @@ from qwchat.cuda.launch import Launch, prepare
 from qwchat.cuda.modules import Modules
 from qwchat.cuda.weights import CudaWeights, DeviceMatrix
 from qwchat.cuda.workspace import CudaWorkspace
-from qwchat.model.gpu_memory import ATTENTION_SPLITS, DECODE_ROWS, DevicePart
+from qwchat.model.gpu_memory import ATTENTION_SPLITS, CANDIDATE_PART, DECODE_ROWS, TOP_CANDIDATES, DevicePart
 
 _WARPS = 8  # of the matrix kernels
 _ROW_TILE = 16  # query rows that an attention block takes
@@ -93,6 +93,15 @@ class DecodeStages:
         matrix, space = self._weights.matrix(self._head_name), self._space
         stride = tile_count(self._config.vocab_size) * 16
         yield self._norm_gemv(matrix, "model.norm.weight", rows, space["logits"], stride, first=space["step"] + 8)
+
+    def candidates(self, rows: int) -> Launch:
+        """Return the launch that finds the largest logits of `rows` rows."""
+        space, vocab = self._space, self._config.vocab_size
+        parts = -(-vocab // CANDIDATE_PART)
+        scratch = {name: space[f"candidate_{name}"] for name in ("lists", "sums", "arrivals", "values", "ids")}
+        buffers = {name: space[name] for name in ("step", "logits", "summaries")}
+        sizes = {"stride": tile_count(vocab) * 16, "vocab": vocab, "parts": parts, "k": TOP_CANDIDATES}
+        return self._prepare("candidates", rows * parts, {"allowed": 0, "words": 0, **scratch, **buffers, **sizes})
 
     def _qkv(self, layer: int, tokens: int) -> Iterator[Launch]:
         prefix = f"model.layers.{layer}"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from quant.formats.q4 import CODEBOOK
 from quant.model_config import ModelConfig
 from qwchat.cuda.device import OpenGpu
 from qwchat.cuda.host_access import HostAccess
@@ -16,6 +18,7 @@ from qwchat.cuda.memory import DeviceMemory, PinnedMemory
 from qwchat.model.gpu_memory import CHUNK, DECODE_ROWS, DeviceArray
 from qwchat.model.rope import rope_tables
 
+_LEVEL_OFFSET = 128  # added to the levels of q4, so that they are not negative
 _ANGLE_BLOCK = 1024  # positions whose angles are computed at once
 
 
@@ -44,6 +47,7 @@ class CudaWorkspace:
         self._arrays = {array.name: array for array in arrays}
         self._addresses = {array.name: address for array, address in zip(arrays, addresses, strict=True)}
         access.zero(allocation.address, allocation.size)
+        access.write(self["q4_levels"], (CODEBOOK.astype(np.int16) + _LEVEL_OFFSET).astype(np.uint8))
         self._angles = 0  # positions whose angles are on the device
         self._ids_offset = self["ids"] - self["step"]
         self._inputs = self._pin(self._ids_offset + 4 * CHUNK)
@@ -102,6 +106,34 @@ class CudaWorkspace:
     def logits_copy(self, rows: int) -> HostCopy:
         """Return the copy of `rows` rows of logits to the host."""
         return HostCopy(self["logits"], self._logits.address, rows * self.row_bytes("logits"), to_device=False)
+
+    @cached_property
+    def _candidates(self) -> PinnedMemory:
+        return self._pin(self._candidates_bytes)
+
+    @property
+    def _candidates_bytes(self) -> int:
+        """Bytes from `candidate_values` to the end of `summaries`, which lie one after the other."""
+        return self["summaries"] + self._arrays["summaries"].nbytes - self["candidate_values"]
+
+    @property
+    def candidates(self) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.float32]]:
+        """The host's copies of `candidate_values` and `candidate_ids`, (rows, 64), and of `summaries`, (rows, 4)."""
+
+        def part(name: str, dtype: type) -> NDArray[Any]:
+            array, start = self._arrays[name], self[name] - self["candidate_values"]
+            return self._candidates.bytes[start : start + array.nbytes].view(dtype).reshape(array.shape)
+
+        return (
+            part("candidate_values", np.float32),
+            part("candidate_ids", np.int32),
+            part("summaries", np.float32),
+        )
+
+    def candidates_copy(self) -> HostCopy:
+        """Return the copy of what `candidates` found to the host."""
+        address = self["candidate_values"]
+        return HostCopy(address, self._candidates.address, self._candidates_bytes, to_device=False)
 
     def fill_angles(self, stop: int) -> None:
         """Let the RoPE tables hold the positions below `stop`."""

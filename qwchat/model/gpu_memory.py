@@ -28,7 +28,11 @@ DECODE_ROWS = 8
 """Most tokens of a pass by the decode kernels, and most rows of logits."""
 ATTENTION_SPLITS = 64
 """Most parts into which decode attention divides the positions of a KV head."""
+QUERY_ROWS = 16
+"""Query heads of tokens that decode attention takes together."""
 TOP_CANDIDATES = 64
+CANDIDATE_PART = 4096
+"""Logits among which a block looks for candidates."""
 CONTEXT_BYTES = 400 << 20
 """Memory of the driver's context and of loaded kernels: an assumption, 300 to 500 MB on current cards."""
 
@@ -337,10 +341,11 @@ def _workspace_arrays(config: ModelConfig, context: int, part: DevicePart) -> It
     yield _array("xf", np.float32, CHUNK)
     yield _array("qkv", np.float32, CHUNK, queries + 2 * keys)
     yield _array("gate_up", np.float32, CHUNK, 2 * config.intermediate_size)
-    yield _array(
-        "partials", np.float32, config.num_kv_heads, ATTENTION_SPLITS, DECODE_ROWS * group, config.head_dim + 2
-    )
-    yield _array("arrivals", np.int32, config.num_kv_heads)
+    tiles = -(-DECODE_ROWS * group // QUERY_ROWS)
+    partial = QUERY_ROWS * (config.head_dim + 2)
+    yield _array("partials", np.float32, tiles, config.num_kv_heads, ATTENTION_SPLITS, partial)
+    yield _array("arrivals", np.int32, tiles * config.num_kv_heads)
+    yield _array("q4_levels", np.uint8, 16)
     yield _array("key_offsets", np.float32, len(part.layers), keys)
     yield _array("cos", np.float32, capacity_of(context), config.head_dim // 2)
     yield _array("sin", np.float32, capacity_of(context), config.head_dim // 2)
@@ -348,7 +353,12 @@ def _workspace_arrays(config: ModelConfig, context: int, part: DevicePart) -> It
         yield _array("logits", np.float32, DECODE_ROWS, tile_count(config.vocab_size) * TILE_ROWS)
         yield _array("candidate_values", np.float32, DECODE_ROWS, TOP_CANDIDATES)
         yield _array("candidate_ids", np.int32, DECODE_ROWS, TOP_CANDIDATES)
-        yield _array("summaries", np.float32, DECODE_ROWS, 4)  # largest logit, log-sum-exp, flags
+        # Largest logit, log-sum-exp, logits that are not finite, candidates.
+        yield _array("summaries", np.float32, DECODE_ROWS, 4)
+        parts = -(-config.vocab_size // CANDIDATE_PART)
+        yield _array("candidate_lists", np.int32, DECODE_ROWS, parts, TOP_CANDIDATES, 2)
+        yield _array("candidate_sums", np.float32, DECODE_ROWS, parts, 4)
+        yield _array("candidate_arrivals", np.int32, DECODE_ROWS)
 
 
 def _allocated(arrays: Iterable[DeviceArray]) -> int:

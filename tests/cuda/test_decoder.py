@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from quant.formats import dequantise
 from qwchat.cpu.decoder import CpuDecoder
 from qwchat.cuda import manifest
 from qwchat.cuda.decoder import CudaDecoder
@@ -18,6 +19,7 @@ from qwchat.errors import GpuLostError, GpuMemoryError, ModelError, QwchatError
 from qwchat.model import kv_file
 from qwchat.model.decoder import PassCancelled
 from qwchat.model.gpu_memory import DevicePart, gpu_memory, stored_tensors
+from qwchat.model.reference import Reference
 from qwchat.model.split_decoder import SplitDecoder
 from tests.cpu.kernels.random_tensors import Folder
 from tests.cuda.decoders import divergence, open_decoder, quantised_folder, small_config
@@ -43,7 +45,23 @@ def signatures() -> dict[str, list[tuple[str, str]]]:
             texts[f"norm_gemv_{fmt}_r{rows}"] = f"{norm} first=l {parts} bias=l {out} {sizes}"
             texts[f"gemv_{fmt}_r{rows}"] = f"{x} {parts} bias=l {out} accumulate=i {sizes}"
             texts[f"norm_gate_up_{fmt}_r{rows}"] = f"{norm} {parts} bias=l {outputs} {sizes}"
-    for kind in ("f16", "q8"):
+    texts["norm_rows_f16"] = "residual=l weight=l xh=l xf=l columns=i epsilon=f"
+    texts["silu_f16"] = "gate=l up=l xh=l xf=l columns=i stride=i"
+    output = "bias=l xh=l xf=l out=l columns=i tiles=i tokens=i out_stride=i accumulate=i"
+    texts["gemm_q4"] = f"codes=l scales=l table=l row_scales=l {output}"
+    texts["gemm_q8"] = f"codes=l scales=l row_scales=l {output}"
+    texts["gemm_lin8"] = texts["gemm_lin4"] = f"codes=l scales=l zeros=l group_shift=i {output}"
+    texts["gemm_bf16"] = f"values=l {output}"
+    texts["candidates"] = (
+        "step=l logits=l allowed=l lists=l sums=l arrivals=l values=l ids=l summaries=l stride=i vocab=i words=i "
+        "parts=i k=i"
+    )
+    for kind, cache in (("f16", "keys=l values=l"), ("q8", "keys=l key_scales=l values=l value_scales=l")):
+        texts[f"prefill_attention_{kind}_d64"] = f"queries=l {cache} step=l xh=l xf=l heads=i kv_heads=i capacity=i"
+        texts[f"rope_append_{kind}"] = (
+            f"qkv=l q_norm=l k_norm=l cos=l sin=l step=l key_offset=l queries=l {cache} "
+            "qkv_stride=i heads=i kv_heads=i head_dim=i capacity=i epsilon=f query_scale=f"
+        )
         texts[f"attend_{kind}_d64"] = (
             "step=l qkv=l q_norm=l k_norm=l cos=l sin=l key_offset=l keys=l key_scales=l values=l value_scales=l "
             "partials=l arrivals=l x8=l xs=l floats=l heads=i kv_heads=i splits=i capacity=i epsilon=f"
@@ -107,7 +125,7 @@ def assert_close(expected: Any, actual: Any) -> None:
     best = np.sort(expected, axis=-1)[:, -2:]
     clear = best[:, 1] - best[:, 0] > 0.1
     assert (expected.argmax(-1) == actual.argmax(-1))[clear].all()
-    assert clear.mean() > 0.5 or len(clear) < 4
+    assert clear.mean() > 0.3 or len(clear) < 4
 
 
 @pytest.mark.parametrize("kind", ["f16", "q8"])
@@ -116,18 +134,73 @@ def test_logits_are_those_of_the_cpu(driver: FakeDriver, ptx: Path, family: dict
     folder = folder_of(**family)
     with cpu_decoder(folder, kind) as cpu, opened(driver, ptx, folder, kind=kind) as gpu:
         caches, position = (cpu.make_cache(), gpu.make_cache()), 0
-        for tokens in (16, 1, 1, 2, 5, 1):
+        for tokens in (8, 8, 1, 2, 5, 1):
             some = ids(30)[position : position + tokens]
             logits = [each.run(some, position, 0, cache).copy() for each, cache in zip((cpu, gpu), caches, strict=True)]
             assert_close(*logits)
             position += tokens
 
 
+@pytest.mark.parametrize("kind", ["f16", "q8"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_prefill_is_nearer_to_the_exact_model_than_the_cpu(
+    driver: FakeDriver, ptx: Path, family: dict[str, Any], kind: str
+) -> None:
+    folder = folder_of(**family)
+
+    def weights(name: str) -> Any:
+        packed = folder.tensor(name)
+        return (packed.parts["values"] if packed.format == "vector" else dequantise(packed)).astype(np.float64)
+
+    expected = Reference(folder.config, weights).logits(ids(25).tolist())
+    with cpu_decoder(folder, kind) as cpu, opened(driver, ptx, folder, kind=kind) as gpu:
+        found = [each.run(ids(25), 0, 0, each.make_cache()).copy() for each in (cpu, gpu)]
+        of_cpu, of_gpu = (divergence(expected, each) for each in found)
+        assert of_gpu <= {"f16": 1e-4, "q8": 1e-3}[kind], "the head alone rounds its input to 8 bits"
+        assert of_gpu < of_cpu <= 5e-3
+        cache = gpu.make_cache()
+        for start in (0, 12):
+            logits = gpu.run(ids(25)[start : start + 13], start, 0, cache)
+        assert divergence(found[1][12:], logits) <= 1e-9, "a chunk sees the cache of the chunks before"
+        rows = gpu.run_rows(ids(25), 0, 24, gpu.make_cache())
+        assert (rows[0].values() == found[1][24]).all()
+
+
+def test_the_largest_logits_are_found_on_the_device_and_rows_stay_there(driver: FakeDriver, ptx: Path) -> None:
+    with opened(driver, ptx) as decoder:
+        cache = decoder.make_cache()
+        expected = decoder.run(ids(4), 0, 1, cache).copy()
+        copied = driver.log.count("copy_to_host")
+        rows = decoder.run_rows(ids(4), 0, 1, cache)
+        assert len(rows) == 3
+        for row, logits in zip(rows, expected, strict=True):
+            largest = row.largest()
+            assert largest is not None
+            assert (largest.ids == np.argsort(-logits, kind="stable")[:64]).all()
+            assert (largest.values == logits[largest.ids]).all()
+        assert driver.log.count("copy_to_host") == copied + 1, "only in the capture"
+        assert all((row.values() == logits).all() for row, logits in zip(rows, expected, strict=True))
+        late = decoder.run_rows(ids(1), 4, 0, cache)
+        decoder.run(ids(1), 5, 0, cache)
+        with pytest.raises(RuntimeError, match="overwritten by a later pass"):
+            late[0].values()
+        assert decoder.run_rows(ids(2), 4, 2, cache) == []
+
+
+def test_logits_that_are_not_finite_are_not_ranked(driver: FakeDriver, ptx: Path) -> None:
+    folder = folder_of(tie_word_embeddings=False)
+    folder.tensor("lm_head.weight").parts["row_scales"][0, 3] = np.nan
+    with opened(driver, ptx, folder) as decoder:
+        (row,) = decoder.run_rows(ids(1), 0, 0, decoder.make_cache())
+        assert row.largest() is None
+        assert np.isnan(row.values()[3])
+
+
 @pytest.mark.parametrize("dense", [("o_proj", "down_proj"), ("q_proj", "gate_proj"), ("down_proj", "up_proj")])
 def test_layers_may_have_matrices_of_floats(driver: FakeDriver, ptx: Path, dense: tuple[str, ...]) -> None:
     folder = quantised_folder(small_config(), **dict.fromkeys(dense, ("bf16", 0, False)))
     with cpu_decoder(folder, "f16") as cpu, opened(driver, ptx, folder) as gpu:
-        assert_close(cpu.run(ids(11), 0, 0, cpu.make_cache()), gpu.run(ids(11), 0, 0, gpu.make_cache()))
+        assert_close(cpu.run(ids(6), 0, 0, cpu.make_cache()), gpu.run(ids(6), 0, 0, gpu.make_cache()))
 
 
 @pytest.mark.parametrize("kind", ["f16", "q8"])
@@ -137,7 +210,7 @@ def test_a_model_divided_over_cpu_and_gpu_gives_the_same(driver: FakeDriver, ptx
         last = open_decoder(driver, folder, ptx=ptx, kind=kind, part=DevicePart.last(folder.config, 1))
         split = SplitDecoder(first, last)
         caches, position = (cpu.make_cache(), split.make_cache()), 0
-        for tokens in (16, 1, 3):
+        for tokens in (8, 1, 3):
             some = ids(30)[position : position + tokens]
             expected = cpu.run(some, position, tokens - 1, caches[0])
             assert_close(expected, split.run(some, position, tokens - 1, caches[1]))

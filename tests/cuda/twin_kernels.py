@@ -12,6 +12,7 @@ import re
 import numpy as np
 
 from quant.formats import PackedTensor, dequantise, layout
+from quant.formats.q4 import CODEBOOK
 from qwchat.cpu.kernels import reference
 
 LOOK_UP_ORDER = [0, 4, 1, 5, 2, 6, 3, 7]
@@ -112,46 +113,146 @@ def silu_quantise(memory, name, p):
     store_activations(memory, p, reference.silu_multiply(gate, up))
 
 
-def attend(memory, name, p):
-    kind, dim = re.search(r"attend_(f16|q8)_d(\d+)", name).groups()
-    dim, heads, kv_heads, capacity = int(dim), p["heads"], p["kv_heads"], p["capacity"]
+def append(memory, kind, dim, p):
+    """Append keys and values to the cache; return the rotated queries (tokens, heads, dim), tokens and position."""
+    heads, kv_heads, capacity = p["heads"], p["kv_heads"], p["capacity"]
     tokens, position = view(memory, p["step"], np.int32, 8)[:2]
     qkv = view(memory, p["qkv"], np.float32, tokens, heads + 2 * kv_heads, dim)
     query, key, value = np.split(qkv, [heads, heads + kv_heads], axis=1)
-    for norm, x in (("q_norm", query), ("k_norm", key)):
-        if p[norm]:
-            x[:] = reference.rms_norm(x, view(memory, p[norm], np.float32, dim), p["epsilon"])
+    query, key = (
+        reference.rms_norm(x, view(memory, p[norm], np.float32, dim), p["epsilon"]) if p[norm] else x
+        for norm, x in (("q_norm", query), ("k_norm", key))
+    )
     tables = (view(memory, p[name], np.float32, position + tokens, dim // 2) for name in ("cos", "sin"))
     cos, sin = (table[position:, None] for table in tables)
     query, key = (reference.rotate(x, cos, sin) for x in (query, key))
     key = key - view(memory, p["key_offset"], np.float32, kv_heads, dim)
-    caches = []
+    here = slice(position, position + tokens)
     for part, new in (("keys", key), ("values", value)):
-        new = new.swapaxes(0, 1)
-        dtype = np.float16 if kind == "f16" else np.int8
-        stored = view(memory, p[part], dtype, kv_heads, capacity, dim)
+        new = np.ascontiguousarray(new.swapaxes(0, 1))
         if kind == "f16":
-            stored[:, position : position + tokens] = new
-            caches.append(stored.astype(np.float32))
+            view(memory, p[part], np.float16, kv_heads, capacity, dim)[:, here] = new
             continue
-        scales = view(memory, p[part[:-1] + "_scales"], np.float16, kv_heads, capacity, dim // 32)
-        codes, steps = reference.quantise_kv(reference.hadamard(np.ascontiguousarray(new)))
-        stored[:, position : position + tokens], scales[:, position : position + tokens] = codes, steps
+        codes, steps = reference.quantise_kv(reference.hadamard(new))
+        view(memory, p[part], np.int8, kv_heads, capacity, dim)[:, here] = codes
+        view(memory, p[f"{part[:-1]}_scales"], np.float16, kv_heads, capacity, dim // 32)[:, here] = steps
+    return query, tokens, position
+
+
+def cached(memory, kind, dim, p):
+    """Yield the keys and the values of the cache, (kv_heads, capacity, dim) f32; transformed if they are 8-bit."""
+    kv_heads, capacity = p["kv_heads"], p["capacity"]
+    for part in ("keys", "values"):
+        stored = view(memory, p[part], np.float16 if kind == "f16" else np.int8, kv_heads, capacity, dim)
+        if kind == "f16":
+            yield stored.astype(np.float32)
+            continue
+        scales = view(memory, p[f"{part[:-1]}_scales"], np.float16, kv_heads, capacity, dim // 32)
         blocks = stored.reshape(kv_heads, capacity, -1, 32) * scales[..., None].astype(np.float32)
-        caches.append(blocks.reshape(stored.shape))
-    scale = dim**-0.5 / (32 if kind == "q8" else 1)
+        yield blocks.reshape(stored.shape)
+
+
+def attention_of(query, keys, values, position):
+    """Return the causal attention (tokens, heads, dim) of scaled queries, the first of them at `position`."""
+    result = np.empty(query.shape, np.float32)
+    for token, row in enumerate(query):
+        result[token] = reference.attention(
+            row, *(each[:, : position + token + 1].swapaxes(0, 1) for each in (keys, values))
+        )
+    return result
+
+
+def attend(memory, name, p):
+    kind, dim = re.search(r"attend_(f16|q8)_d(\d+)", name).groups()
+    query, tokens, position = append(memory, kind, int(dim), p)
+    scale = int(dim) ** -0.5
     if kind == "q8":
-        query = reference.through_q8_cache(np.ascontiguousarray(query))
-    result = np.empty((tokens, heads, dim), np.float32)
-    for token in range(tokens):
-        keys, values = (each[:, : position + token + 1].swapaxes(0, 1) for each in caches)
-        result[token] = reference.attention(query[token] * np.float32(scale), keys, values)
+        query, scale = reference.through_q8_cache(np.ascontiguousarray(query)), scale / 32
+    result = attention_of(query * np.float32(scale), *cached(memory, kind, int(dim), p), position)
     if kind == "q8":
         result = reference.hadamard(result) / np.float32(32)
     store_activations(memory, p, result.reshape(tokens, -1))
 
 
+def load_operand(memory, p, tokens):
+    """Return the activations (tokens, columns) of `xh` and `xf`."""
+    stored = view(memory, p["xh"], np.float16, tokens, p["columns"] // 8, 8)
+    plain = np.empty(stored.shape, np.float64)
+    plain[:, :, LOOK_UP_ORDER] = stored
+    return plain.reshape(tokens, -1) * view(memory, p["xf"], np.float32, tokens)[:, None]
+
+
+def store_operand(memory, p, x):
+    """Store `x` (tokens, columns) in `xh` and `xf`, with the largest value of a row between 2^14 and 2^15."""
+    largest = np.maximum(np.abs(x).max(-1), np.float32(1e-30))
+    factor = np.exp2(np.floor(np.log2(largest)) - 14).astype(np.float32)
+    ordered = (x / factor[:, None]).reshape(len(x), -1, 8)[:, :, LOOK_UP_ORDER]
+    view(memory, p["xh"], np.float16, *ordered.shape)[:] = ordered
+    view(memory, p["xf"], np.float32, len(x))[:] = factor
+
+
+def norm_rows_f16(memory, name, p):
+    x = view(memory, p["residual"], np.float32, p["grid"], p["columns"])
+    store_operand(memory, p, reference.rms_norm(x, view(memory, p["weight"], np.float32, p["columns"]), p["epsilon"]))
+
+
+def silu_f16(memory, name, p):
+    gate, up = (
+        np.stack([view(memory, p[part] + 4 * p["stride"] * row, np.float32, p["columns"]) for row in range(p["grid"])])
+        for part in ("gate", "up")
+    )
+    store_operand(memory, p, reference.silu_multiply(gate, up))
+
+
+def gemm(memory, name, p):
+    if "table" in p:
+        assert (view(memory, p["table"], np.uint8, 16).astype(int) - 128 == CODEBOOK).all()
+    sizes = {"scale_shift": p.get("group_shift", 0), "zeros": p.get("zeros", 0)}
+    store_output(memory, p, load_operand(memory, p, p["tokens"]) @ matrix(memory, name, p | sizes, 16 * p["tiles"]).T)
+
+
+def rope_append(memory, name, p):
+    kind = name.split("_")[2]
+    query, *_ = append(memory, kind, p["head_dim"], p)
+    query = query * np.float32(p["query_scale"])
+    if kind == "q8":
+        query = reference.hadamard(np.ascontiguousarray(query)) / np.float32(32)
+    view(memory, p["queries"], np.float16, *query.shape)[:] = query
+
+
+def prefill_attention(memory, name, p):
+    kind, dim = re.search(r"(f16|q8)_d(\d+)", name).groups()
+    tokens, position = view(memory, p["step"], np.int32, 8)[:2]
+    query = view(memory, p["queries"], np.float16, tokens, p["heads"], int(dim)).astype(np.float32)
+    result = attention_of(query * np.log(2, dtype=np.float32), *cached(memory, kind, int(dim), p), position)
+    if kind == "q8":
+        result = reference.hadamard(result) / np.float32(32)
+    ordered = result.reshape(tokens, -1, 8)[:, :, LOOK_UP_ORDER]
+    view(memory, p["xh"], np.float16, *ordered.shape)[:] = ordered
+    view(memory, p["xf"], np.float32, tokens)[:] = 1
+
+
+def candidates(memory, name, p):
+    tokens, _, first = view(memory, p["step"], np.int32, 3)
+    for row in range(tokens - first):
+        logits = view(memory, p["logits"] + 4 * p["stride"] * row, np.float32, p["vocab"])
+        order = np.lexsort((np.arange(len(logits)), -logits))[: p["k"]]
+        values = view(memory, p["values"] + 256 * row, np.float32, 64)
+        ids = view(memory, p["ids"] + 256 * row, np.int32, 64)
+        values[:], ids[:] = -np.inf, -1
+        values[: len(order)], ids[: len(order)] = logits[order], order
+        summary = view(memory, p["summaries"] + 16 * row, np.float32, 4)
+        summary[0], summary[1] = logits.max(), np.logaddexp.reduce(logits.astype(np.float64))
+        summary[2], summary[3] = (~np.isfinite(logits)).sum(), len(order)
+
+
 TWINS = {
+    "candidates": candidates,
+    "gemm": gemm,
+    "norm_rows_f16": norm_rows_f16,
+    "prefill_attention": prefill_attention,
+    "rope_append": rope_append,
+    "silu_f16": silu_f16,
     "embed": embed,
     "norm_gemv": norm_gemv,
     "gemv": gemv,
@@ -167,6 +268,6 @@ def twin_executor(kernels):
 
     def execute(ptx, name, memory, grid, threads, values, shared_bytes):
         twin = TWINS[next(start for start in ordered if name.startswith(start))]
-        twin(memory, name, dict(zip(kernels[name].names, values, strict=True)))
+        twin(memory, name, dict(zip(kernels[name].names, values, strict=True)) | {"grid": grid})
 
     return execute
