@@ -27,11 +27,11 @@ _SIZES = (
 _SPEED = Column("tok/s", right=True, drop=5)
 _CPU_COLUMNS = (*_SIZES, Column("fits", styles={"no": "red", "tight": "yellow", "yes": "green"}), _SPEED)
 _GPU_COLUMNS = (*_SIZES, Column("smallest card", wrap=10), _SPEED)
-_CARD_COLUMNS = (*_SIZES, Column("layers", styles={"all": "green", "none": "red"}), _SPEED)
+_CARD_COLUMNS = (*_SIZES, Column("layers", right=True, styles={"all": "green", "none": "red"}), _SPEED)
 _COMMON_COLUMNS = (
     Column("card", wrap=12, style="bold"),
     Column("memory", right=True, drop=1),
-    Column("layers", styles={"all": "green", "none": "red"}),
+    Column("layers", right=True, styles={"all": "green", "none": "red"}),
     Column("tok/s", right=True),
 )
 
@@ -54,8 +54,13 @@ class Estimated:
     gpu: GpuEstimate
 
     def tokens_per_second(self, machine: MachineLimits) -> float | None:
-        """Return the most that the memory bandwidth allows on the CPU; None if that is unknown."""
-        return None if machine.bandwidth is None else machine.bandwidth / self.cpu.bytes_per_token
+        """Return the most that the memory bandwidth allows on the CPU.
+
+        None if the bandwidth is unknown, or if the disk decides since the model does not fit.
+        """
+        if machine.bandwidth is None or _fit(self.cpu.total, machine) == "no":
+            return None
+        return machine.bandwidth / self.cpu.bytes_per_token
 
 
 def write_tables(
