@@ -124,6 +124,7 @@ merge = op("merge", "lop3.b32 $0, $1, $2, $3, 0xB8;", "u", "uuu")
 min_i = op("min_i", "min.s32 $0, $1, $2;", "i", "ii")
 max_i = op("max_i", "max.s32 $0, $1, $2;", "i", "ii")
 min_u = op("min_u", "min.u32 $0, $1, $2;", "u", "uu")
+divide_u = op("divide_u", "div.u32 $0, $1, $2;", "u", "uu")
 max_u = op("max_u", "max.u32 $0, $1, $2;", "u", "uu")
 
 # Float32. `+`, `-` and `*` are rounded one by one; `fma` rounds once. min_f and max_f ignore a NaN.

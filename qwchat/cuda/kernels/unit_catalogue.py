@@ -5,14 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from qwchat.cuda.kernels import copy, embedding, gemv, gemv_dense, silu
+from qwchat.cuda.kernels import (
+    copy,
+    embedding,
+    gemm,
+    gemv,
+    gemv_dense,
+    prefill_attention,
+    prefill_rope,
+    prefill_rows,
+    silu,
+)
 from qwchat.cuda.kernels.unit import TARGETS, Unit
 
 BUILDERS: tuple[Callable[[int], list[Unit]], ...] = (
     copy.units,
     embedding.units,
+    gemm.units,
     gemv.units,
     gemv_dense.units,
+    prefill_attention.units,
+    prefill_rope.units,
+    prefill_rows.units,
     silu.units,
 )
 """Functions that return the units of a file for a target (75, 80 or 90)."""
