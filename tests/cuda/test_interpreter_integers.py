@@ -259,3 +259,9 @@ def test_words_are_split_and_joined() -> None:
     assert halves.tolist() == [(x & 0xFFFF) << 16 | x >> 16 for x in a]
     assert joined.tolist() == [y << 32 | x for x, y in zip(a, b, strict=True)]
     assert upper.tolist() == b
+
+
+def test_constants_of_all_types() -> None:
+    statement = "mov.pred r0, 1; mov.b64 r1, -2; mov.f32 r2, 0fC0200000; mov.b16 r3, 0x8001; mov.u32 r4, 4294967295;"
+    got = evaluate(statement, [("b32", [0])], ["pred", "b64", "f32", "b16", "b32"])
+    assert [values.item() for values in got] == [1, 2**64 - 2, -2.5, 0x8001, 2**32 - 1]

@@ -44,7 +44,7 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
 
 class Emitter:
-    """Collects the Python text of one kernel.
+    """Collects the Python text of one basic block.
 
     Attributes:
         lines: The text.
@@ -57,7 +57,6 @@ class Emitter:
         self.lines: list[str] = []
         self.ptx_lines: list[int] = []
         self.constants: dict[str, object] = {}
-        self._names: dict[tuple[object, ...], str] = {}
         self._line = 0
         self._temporaries = 0
 
@@ -82,12 +81,13 @@ class Emitter:
             raise NotImplementedError(f"line {instruction.line}: {instruction.text}: {error}") from error
 
     def constant(self, value: np.generic | np.dtype) -> str:
-        """Return a name for a number or a type of NumPy."""
-        key = (type(value), value.str if isinstance(value, np.dtype) else value.tobytes())
-        if key not in self._names:
-            self._names[key] = f"k{len(self._names)}"
-            self.constants[self._names[key]] = value
-        return self._names[key]
+        """Return a name for a number or a type of NumPy; it depends on nothing else."""
+        if isinstance(value, np.dtype):
+            name = f"type_{value.num}"
+        else:
+            name = f"k{value.dtype.num}_{value.tobytes().hex()}"
+        self.constants[name] = value
+        return name
 
     def temporary(self) -> str:
         """Return a new name."""

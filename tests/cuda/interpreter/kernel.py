@@ -7,25 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tests.cuda.interpreter import (
-    conversions,
-    matrices,
-    numbers,
-    rules_memory,
-    rules_numbers,
-    rules_warps,
-    spaces,
-    warps,
-)
-from tests.cuda.interpreter.emitter import Emitter
 from tests.cuda.interpreter.flow import BasicBlock, basic_blocks
+from tests.cuda.interpreter.functions import Functions
 from tests.cuda.interpreter.global_races import GlobalRaces
 from tests.cuda.interpreter.program import REGISTER_TYPES, Program, parse
 from tests.cuda.interpreter.wave import Wave
 
-RULE_FILES = (rules_memory, rules_numbers, rules_warps)
-"""Importing them registers how instructions are written in Python."""
-_LIBRARIES = (numbers, conversions, warps, matrices, spaces)
 _PARAMETERS = {"u64": np.uint64, "s64": np.int64, "b64": np.uint64, "u32": np.uint32, "s32": np.int32, "b32": np.uint32}
 _PARAMETERS["f32"] = np.float32
 _MOST_THREADS = 8192
@@ -63,7 +50,7 @@ class Kernel:
     Attributes:
         program: What was parsed.
         blocks: Its basic blocks.
-        functions: Python function of each basic block.
+        functions: The Python function of each basic block.
         granule: Bytes that its accesses to shared memory are multiples of.
         most_steps: Basic blocks after which a wave is taken for one that does not end.
         steps: Most basic blocks that a wave has run.
@@ -74,26 +61,13 @@ class Kernel:
         self.program: Program = parse(ptx_text, name)
         self.blocks: list[BasicBlock] = basic_blocks(self.program)
         self.granule = _granule(self.program)
-        self._kept = sorted(set().union(*(block.live_in for block in self.blocks)))
-        emitter = Emitter(self.program)
-        for index, block in enumerate(self.blocks):
-            _emit(emitter, index, block, {name: place for place, name in enumerate(self._kept)})
-        self.text = "\n".join(emitter.lines)
-        self._ptx_lines = emitter.ptx_lines
+        self.functions = Functions(self.program, self.blocks)
         self._ptx = ptx_text.split("\n")
-        space = {key: value for library in _LIBRARIES for key, value in vars(library).items()}
-        space.update(emitter.constants)
-        exec(compile(self.text, self._file, "exec"), space)
-        self.functions = [space[f"block_{index}"] for index in range(len(self.blocks))]
-
-    @property
-    def _file(self) -> str:
-        return f"<kernel {self.program.name}>"
 
     def poisoned_registers(self, count: int, random: np.random.Generator) -> list[np.ndarray]:
         """Return the registers that live between basic blocks, with values that mean nothing."""
         registers = []
-        for name in self._kept:
+        for name in self.functions.kept:
             dtype = np.dtype(REGISTER_TYPES[self.program.registers[name]])
             if dtype == np.bool_:
                 registers.append(random.integers(0, 2, count).astype(bool))
@@ -155,22 +129,14 @@ class Kernel:
                 self._run_wave(memory, np.sort(order[first : first + together]), launch, random)
 
     def _run_wave(self, memory, blocks, launch, random) -> None:
+        wave = Wave(self, memory, blocks, launch, random)
         try:
-            Wave(self, memory, blocks, launch, random).run()
+            wave.run()
         except Exception as error:
-            line = self._line_of(error)
+            line = self.functions.ptx_line(wave.current, error)
             if line:
                 error.add_note(f"{self.program.name}, PTX line {line}: {self._ptx[line - 1].strip()}")
             raise
-
-    def _line_of(self, error: Exception) -> int:
-        """Return the PTX line where an error was raised, or 0."""
-        line, place = 0, error.__traceback__
-        while place is not None:
-            if place.tb_frame.f_code.co_filename == self._file:
-                line = self._ptx_lines[place.tb_lineno - 1]
-            place = place.tb_next
-        return line
 
 
 def _three(size: int | tuple[int, ...]) -> tuple[int, int, int]:
@@ -190,28 +156,3 @@ def _granule(program: Program) -> int:
             bits = "".join(letter for letter in item.kind if letter.isdigit())
             smallest = min(smallest, int(bits) // 8)
     return smallest
-
-
-def _emit(emitter: Emitter, index: int, block: BasicBlock, places: dict[str, int]) -> None:
-    """Append the Python function of a basic block."""
-    emitter.write(f"def block_{index}(x, w, R):", 0)
-    for name in sorted(block.reads):
-        # A slice would show what the block stores below.
-        copied = ".copy()" if name in block.writes & block.live_out else ""
-        emitter.write(f"{emitter.local(name)} = R[{places[name]}][w]{copied}")
-    for instruction in block.code:
-        emitter.instruction(instruction)
-    for name in sorted(block.writes & block.live_out):
-        emitter.write(f"R[{places[name]}][w] = {emitter.local(name)}")
-    last = block.last
-    if block.end == "branch":
-        # A guard on another instruction skips it where it is false.
-        negated = last.negated if last.name == "bra" else not last.negated
-        emitter.write(f"return {'~' if negated else ''}{emitter.local(last.guard)}")
-    elif block.end == "barrier":
-        if set(last.options) - {"sync", "aligned", "cta"}:
-            raise NotImplementedError(f"line {last.line}: {last.text}")
-        number, count = (*(emitter.get(each, "u32") for each in last.operands), "None")[:2]
-        emitter.write(f"return {number}, {count}")
-    else:
-        emitter.write("return None")

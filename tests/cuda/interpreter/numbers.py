@@ -147,7 +147,7 @@ def permute(a, b, selector):
     """Return four bytes of the eight of b:a; bit 3 of a selector's nibble replicates the sign of the chosen byte."""
     selectors = np.asarray(selector)
     if selectors.ndim == 0 or (selectors == selectors[0]).all():
-        return _permute_alike(a, b, int(selectors.flat[0]))
+        return permute_alike(a, b, int(selectors.flat[0]))
     first, second = np.asarray(a), np.asarray(b)
     if (first == first.flat[0]).all() and (second == second.flat[0]).all():
         return _permute_table(int(first.flat[0]), int(second.flat[0]))[selectors & np.uint32(0xFFFF)]
@@ -164,7 +164,7 @@ def _chosen(both, nibble):
     return np.where(nibble < 8, byte, (byte >> np.uint32(7)) * np.uint32(255))
 
 
-def _permute_alike(a, b, selector):
+def permute_alike(a, b, selector):
     """Return `permute` if the selector is the same everywhere."""
     out = np.uint32(0)
     for index in range(4):

@@ -152,7 +152,11 @@ def _bits(e: Emitter, i: Instruction) -> None:
 def _bytes(e: Emitter, i: Instruction) -> None:
     if i.name == "prmt":
         _only(i, "b32")
-        e.result(i, f"permute({', '.join(_operands(e, i))})")
+        a, b, selector = _operands(e, i)
+        if i.operands[3] in e.program.registers:
+            e.result(i, f"permute({a}, {b}, {selector})")
+        else:
+            e.result(i, f"permute_alike({a}, {b}, {int(i.operands[3], 0) % 2**32})")
     elif i.name == "lop3":
         parts = [e.get(each, "b32") for each in i.operands[1:4]]
         e.result(i, f"lookup3({int(i.operands[4], 0)}, {', '.join(parts)})")

@@ -17,7 +17,8 @@ LOCAL_WINDOW = np.uint64(0x0200_0000_0000_0000)
 def pack(values, dtype, size, count):
     """Return what `count` threads store: unsigned integers of `size` bytes, or rows of four u32 for 16."""
     if len(values) == 1:
-        rows = np.ascontiguousarray(np.broadcast_to(values[0], count))
+        value = values[0]
+        rows = np.ascontiguousarray(value if np.shape(value) == (count,) else np.broadcast_to(value, count))
     else:
         rows = np.empty((count, len(values)), dtype)
         for index, value in enumerate(values):
@@ -30,6 +31,11 @@ def columns(loaded, dtype, count):
     return np.ascontiguousarray(np.ascontiguousarray(loaded).view(dtype).reshape(-1, count).T)
 
 
+def _each(value, threads):
+    """Return one value per thread."""
+    return value if np.shape(value) == threads.shape else np.broadcast_to(value, threads.shape)
+
+
 class Space:
     """A memory; subclasses say where its bytes are."""
 
@@ -39,10 +45,10 @@ class Space:
     def load(self, addresses, w, size, mask, line, flags):
         """Return `size` bytes per thread; 0 where `mask` is false."""
         threads = self.wave.threads(w)
-        addresses = np.broadcast_to(addresses, threads.shape)
+        addresses = _each(addresses, threads)
         if mask is None:
             return self.read(addresses, threads, size, line, flags)
-        mask = np.broadcast_to(mask, threads.shape)
+        mask = _each(mask, threads)
         out = np.zeros((threads.size, 4) if size == 16 else threads.size, np.uint32 if size == 16 else f"u{size}")
         if mask.any():
             out[mask] = self.read(addresses[mask], threads[mask], size, line, flags)
@@ -51,9 +57,9 @@ class Space:
     def store(self, addresses, w, values, size, mask, line):
         """Store `size` bytes per thread where `mask` is true; among equal addresses a random thread is last."""
         threads = self.wave.threads(w)
-        addresses = np.broadcast_to(addresses, threads.shape)
+        addresses = _each(addresses, threads)
         if mask is not None:
-            mask = np.broadcast_to(mask, threads.shape)
+            mask = _each(mask, threads)
             addresses, values, threads = addresses[mask], values[mask], threads[mask]
         if threads.size:
             self.write(addresses, threads, values, size, line)
@@ -61,9 +67,9 @@ class Space:
     def atomic(self, operation, addresses, w, values, dtype, mask, line, flags):
         """Return the values before an atomic operation; the threads take turns in random order."""
         threads = self.wave.threads(w)
-        addresses = np.broadcast_to(addresses, threads.shape)
-        values = [np.broadcast_to(value, threads.shape) for value in values]
-        chosen = np.arange(threads.size) if mask is None else np.flatnonzero(np.broadcast_to(mask, threads.shape))
+        addresses = _each(addresses, threads)
+        values = [_each(value, threads) for value in values]
+        chosen = np.arange(threads.size) if mask is None else np.flatnonzero(_each(mask, threads))
         old = np.zeros(threads.size, dtype)
         for index in self.wave.random.permutation(chosen):
             one = slice(index, index + 1)

@@ -50,7 +50,7 @@ class Wave:
         self._ready: list[dict[tuple[int, int], list[np.ndarray]]] = [{} for _ in range(launch.cohorts)]
         self._parked: dict[int, list[np.ndarray]] = {}
         self._warps = None
-        self.n = self.thread_count
+        self.n, self.current = self.thread_count, 0
 
     def _set_positions(self, blocks, launch, per_block) -> None:
         inside, block = np.tile(np.arange(per_block), len(blocks)), np.repeat(blocks, per_block)
@@ -145,7 +145,7 @@ class Wave:
         block = self.kernel.blocks[number]
         first, last = int(threads[0]), int(threads[-1])
         w = slice(first, last + 1) if last - first + 1 == threads.size else threads
-        self.n, self._warps = threads.size, None
+        self.n, self.current, self._warps = threads.size, number, None
         out = self.kernel.functions[number](self, w, self.registers)
         turn += block.yields
         if block.end == "branch":
@@ -172,8 +172,13 @@ class Wave:
             self._ready[0].setdefault((turn, number), []).append(threads)
             return
         cohorts = self._cohort_of_warp[threads >> 5]
-        for index in np.unique(cohorts):
-            self._ready[index].setdefault((turn, number), []).append(threads[cohorts == index])
+        for index, groups in enumerate(self._ready):
+            chosen = cohorts == index
+            if chosen.all():
+                groups.setdefault((turn, number), []).append(threads)
+                return
+            if chosen.any():
+                groups.setdefault((turn, number), []).append(threads[chosen])
 
     def _exit(self, threads, block) -> None:
         if block.last is not None and block.last.name == "trap":
