@@ -50,6 +50,10 @@ class CudaDecoder:
         progress: called while the weights are uploaded.
         ptx: folder of the kernels.
 
+    Attributes:
+        gpu: the device.
+        passes: what runs on it.
+
     Raises:
         ModelError: the kernels cannot run the model's shapes or formats.
         GpuMemoryError: the device has too little free memory.
@@ -72,7 +76,7 @@ class CudaDecoder:
         ptx: Path = PTX_FOLDER,
     ) -> None:
         self.config, self.context, self.layers = folder.config, context, part.layers
-        self._gpu, self._part, self._kind = gpu, part, kind
+        self.gpu, self._part, self._kind = gpu, part, kind
         try:
             self._build(folder, progress, ptx)
         except BaseException:
@@ -80,7 +84,7 @@ class CudaDecoder:
             raise
 
     def _build(self, folder: TensorSource, progress: Progress | None, ptx: Path) -> None:
-        gpu, config = self._gpu, self.config
+        gpu, config = self.gpu, self.config
         gpu.activate()
         arrays = gpu_memory(config, stored_tensors(config, folder.tensor), self.context, self._kind, self._part)
         free = gpu.free_bytes()
@@ -95,7 +99,7 @@ class CudaDecoder:
         parts = (gpu, modules, config, weights, self._space, self._kind, self.layers)
         stages = DecodeStages(*parts)
         self._check_kernels(folder.path, modules, stages)
-        self._passes = Passes(gpu, stream, self._space, stages, PrefillStages(*parts))
+        self.passes = Passes(gpu, stream, self._space, stages, PrefillStages(*parts))
         report = None if progress is None else _Total(progress, arrays.weights).add
         with Uploader(gpu.driver, progress=report) as uploader:
             weights.upload(uploader)
@@ -131,7 +135,7 @@ class CudaDecoder:
         number = next(self._cache_numbers)
         shape = (self.config, self.context, self._kind, self.layers)
         cache = CudaCache(self._memory, self._access, *shape, number)
-        self._memory.on_delete(cache, partial(self._passes.forget, number))
+        self._memory.on_delete(cache, partial(self.passes.forget, number))
         return cache
 
     def run(
@@ -148,13 +152,13 @@ class CudaDecoder:
         logits = own.logits_rows(tokens - logits_from)
         if tokens <= DECODE_ROWS:
             rows = tokens - logits_from
-            self._passes.run(tokens, position, own, self.layers, rows, largest=False)
+            self.passes.run(tokens, position, own, self.layers, rows, largest=False)
             if rows:
                 logits[:rows] = self._space.logits[:rows]
         else:
-            self._passes.prefill(tokens, position, own, self.layers, cancelled, from_residual=False)
+            self.passes.prefill(tokens, position, own, self.layers, cancelled, from_residual=False)
             for start, count in groups(logits_from, tokens):
-                self._passes.head(tokens, start, count, largest=False, upload=False)
+                self.passes.head(tokens, start, count, largest=False, upload=False)
                 logits[start - logits_from :][:count] = self._space.logits[:count]
         return logits[: tokens - logits_from]
 
@@ -172,11 +176,11 @@ class CudaDecoder:
             return [HostRow(row) for row in self.run(token_ids, position, logits_from, cache, cancelled)]
         own = self._start_run(token_ids, position, cache)
         if tokens <= DECODE_ROWS:
-            self._passes.run(tokens, position, own, self.layers, rows, largest=True)
+            self.passes.run(tokens, position, own, self.layers, rows, largest=True)
         else:
-            self._passes.prefill(tokens, position, own, self.layers, cancelled, from_residual=False)
-            self._passes.head(tokens, tokens - rows, rows, largest=True, upload=False)
-        return self._passes.logits(rows).rows()
+            self.passes.prefill(tokens, position, own, self.layers, cancelled, from_residual=False)
+            self.passes.head(tokens, tokens - rows, rows, largest=True, upload=False)
+        return self.passes.logits(rows).rows()
 
     def _start_run(self, token_ids: NDArray[np.int64], position: int, cache: Cache) -> CudaCache:
         """Check the arguments of a pass through the whole model, and load the ids; return the cache."""
@@ -198,7 +202,7 @@ class CudaDecoder:
         self._check_ids(token_ids)
         self._begin()
         self._space.ids[: len(token_ids)] = token_ids
-        self._passes.embed(len(token_ids))
+        self.passes.embed(len(token_ids))
         return self._space.residual[: len(token_ids)].copy()
 
     def run_layers(
@@ -222,11 +226,11 @@ class CudaDecoder:
         self._space.fill_angles(position + tokens)
         self._space.residual[:tokens] = residual
         if tokens <= DECODE_ROWS:
-            self._passes.run_layers(tokens, position, own, range(first, last))
+            self.passes.run_layers(tokens, position, own, range(first, last))
             residual[:] = self._space.residual[:tokens]
         else:
-            self._passes.prefill(tokens, position, own, range(first, last), cancelled, from_residual=True)
-            residual[:] = self._passes.download_residual(tokens)
+            self.passes.prefill(tokens, position, own, range(first, last), cancelled, from_residual=True)
+            residual[:] = self.passes.download_residual(tokens)
 
     def head(self, residual: NDArray[np.float32], logits_from: int) -> NDArray[np.float32]:
         """Return logits of the residual stream after the last layer; see `Decoder.head`."""
@@ -240,7 +244,7 @@ class CudaDecoder:
             self._head_logits = np.zeros((len(wanted), self.config.vocab_size), np.float32)
         for start, count in groups(0, len(wanted)):
             self._space.residual[:count] = wanted[start : start + count]
-            self._passes.head(count, 0, count, largest=False, upload=True)
+            self.passes.head(count, 0, count, largest=False, upload=True)
             self._head_logits[start : start + count] = self._space.logits[:count]
         return self._head_logits[: len(wanted)]
 
@@ -264,12 +268,12 @@ class CudaDecoder:
 
     def _begin(self) -> None:
         """Let this thread use the device, and destroy what belonged to deleted caches."""
-        self._passes.begin()
+        self.passes.begin()
         self._memory.collect()
 
     def close(self) -> None:
         """Free everything on the device. The decoder cannot be used afterwards."""
-        self._gpu.close()
+        self.gpu.close()
 
 
 class _Total:

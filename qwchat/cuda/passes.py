@@ -33,13 +33,17 @@ class Passes:
         space: buffers.
         decode: launches of passes of up to DECODE_ROWS tokens.
         prefill: launches of longer passes.
+
+    Attributes:
+        stream: the stream.
+        decode: launches of passes of up to DECODE_ROWS tokens.
     """
 
     def __init__(
         self, gpu: OpenGpu, stream: Stream, space: CudaWorkspace, decode: DecodeStages, prefill: PrefillStages
     ) -> None:
-        self._driver, self._gpu, self._stream, self._space = gpu.driver, gpu, stream, space
-        self._decode, self._prefill, self._graphs = decode, prefill, Graphs(gpu)
+        self._driver, self._gpu, self.stream, self._space = gpu.driver, gpu, stream, space
+        self.decode, self._prefill, self._graphs = decode, prefill, Graphs(gpu)
         self._events = [self._new_event() for _ in range(2)]
         self._busy, self._number = False, 0
 
@@ -62,7 +66,7 @@ class Passes:
         """Copy the embeddings of `tokens` ids to the host's copy of the residual stream."""
         copies = self._space.input_copy(tokens), self._space.residual_copy(tokens, to_device=False)
         self._start(tokens, 0, tokens)
-        self._do([copies[0], *after_copy(self._decode.embed(tokens)), copies[1]])
+        self._do([copies[0], *after_copy(self.decode.embed(tokens)), copies[1]])
         self._wait()
 
     def run(self, tokens: int, position: int, cache: CudaCache, layers: range, rows: int, *, largest: bool) -> None:
@@ -73,8 +77,8 @@ class Passes:
 
         def steps() -> Iterator[Step]:
             yield self._space.input_copy(tokens)
-            parts = (self._decode.layer(layer, tokens, cache) for layer in layers)
-            yield from after_copy(itertools.chain(self._decode.embed(tokens), *parts, self._head(rows)))
+            parts = (self.decode.layer(layer, tokens, cache) for layer in layers)
+            yield from after_copy(itertools.chain(self.decode.embed(tokens), *parts, self._head(rows)))
             yield from self._results(rows, largest)
 
         self._start(tokens, position, tokens - rows)
@@ -86,7 +90,7 @@ class Passes:
         def steps() -> Iterator[Step]:
             yield self._space.input_copy(0)
             yield self._space.residual_copy(tokens, to_device=True)
-            yield from after_copy(step for layer in layers for step in self._decode.layer(layer, tokens, cache))
+            yield from after_copy(step for layer in layers for step in self.decode.layer(layer, tokens, cache))
             yield self._space.residual_copy(tokens, to_device=False)
 
         self._start(tokens, position, tokens)
@@ -137,13 +141,13 @@ class Passes:
         if from_residual:
             self._do([self._space.input_copy(0), self._space.residual_copy(tokens, to_device=True)])
         else:
-            self._do([self._space.input_copy(tokens), *after_copy(self._decode.embed(tokens))])
+            self._do([self._space.input_copy(tokens), *after_copy(self.decode.embed(tokens))])
         for index, layer in enumerate(layers):
             if cancelled is not None and cancelled():
                 self._wait()
                 raise PassCancelled
             self._do(list(self._prefill.layer(layer, tokens, cache)))
-            self._driver.record_event(self._events[index % 2], self._stream.handle)
+            self._driver.record_event(self._events[index % 2], self.stream.handle)
             if index:
                 self._driver.synchronise_event(self._events[(index - 1) % 2])
         self._wait()
@@ -168,11 +172,11 @@ class Passes:
         self._wait()
 
     def _head(self, rows: int) -> Iterator[Launch]:
-        return iter(self._decode.head(rows) if rows else ())
+        return iter(self.decode.head(rows) if rows else ())
 
     def _results(self, rows: int, largest: bool) -> Iterator[Step]:
         if rows and largest:
-            yield self._decode.candidates(rows)
+            yield self.decode.candidates(rows)
             yield self._space.candidates_copy()
         elif rows:
             yield self._space.logits_copy(rows)
@@ -183,16 +187,16 @@ class Passes:
 
     def _do(self, steps: Sequence[Step]) -> None:
         self._busy = True
-        run_all(steps, self._driver, self._stream.handle)
+        run_all(steps, self._driver, self.stream.handle)
 
     def _replay(self, key: Key, steps: Callable[[], Iterable[Step]]) -> None:
         """Run the graph of `key`, made of `steps` the first time, and wait for it."""
         self._busy = True
-        self._graphs.run(key, steps, self._stream)
+        self._graphs.run(key, steps, self.stream)
         self._wait()
 
     def _wait(self) -> None:
-        self._stream.synchronise()
+        self.stream.synchronise()
         self._busy = False
 
 
