@@ -106,7 +106,8 @@ class _Script:
 
     def __init__(self, reply: list[int], newline: list[int], end: int) -> None:
         self._reply, self._newline, self._end = reply, newline, end
-        self._answer = self._without_newlines(reply[reply.index(CLOSING_ID) + 1 :]) if CLOSING_ID in reply else []
+        end = reply.index(CLOSING_ID) + 1 if CLOSING_ID in reply else 0
+        self._answer = [] if not end and OPENING_ID in reply else self._without_newlines(reply[end:])
 
     def following(self, so_far: list[int]) -> list[int]:
         """Return the tokens that may follow, the likeliest first."""

@@ -1,8 +1,9 @@
 """The command line with a scripted model instead of the engine: `python fake_qwchat.py ARGUMENTS`.
 
 QWCHAT_FAKE holds the fields of FakeModel as JSON; `others` overrides them by the name of a model folder. `load_seconds`
-delays loading, and `load_error` names a built-in exception that loading raises. The file named by QWCHAT_FAKE_STARTED
-is created when the program begins.
+delays loading, and `load_error` names a built-in exception that loading raises. `scripted` holds the arguments of
+`tests.thinking.load_scripted`, for a reply of the engine. The file named by QWCHAT_FAKE_STARTED is created when the
+program begins.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ def dependencies() -> Dependencies:
         time.sleep(script.pop("load_seconds", 0))
         if error := script.pop("load_error", None):
             raise getattr(builtins, error)("as the script says")
+        if scripted := script.pop("scripted", None):
+            from tests.thinking import load_scripted
+
+            return load_scripted(**scripted, context=context)
         if context is not None:
             script["context_size"] = context
         return FakeModel(**script)

@@ -27,7 +27,7 @@ R1_FIRST = _R1.replace("OPENING", "")
 """An earlier revision: the model writes the opening tag."""
 
 QWQ = """\
-{% if messages[0].role == 'system' and messages[0].content != '' %}
+{% if messages[0].role == 'system' %}
     {{- '<|im_start|>system\\n' + messages[0].content + '<|im_end|>\\n' }}
 {%- endif %}
 {%- for turn in messages %}
