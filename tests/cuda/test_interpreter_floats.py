@@ -11,6 +11,8 @@ import pytest
 
 from tests.cuda.single_instruction import evaluate, nearest
 
+pytestmark = pytest.mark.interpreter_only
+
 SPECIAL = [
     0.0,
     -0.0,

@@ -8,6 +8,8 @@ import pytest
 from tests.cuda.handwritten import run
 from tests.cuda.interpreter import RaceError
 
+pytestmark = pytest.mark.interpreter_only
+
 AT = "mul.wide.u32 %d1, thread, 4; add.s64 %d2, p0, %d1; xor.b32 %r8, thread, {}; mul.wide.u32 %d3, %r8, 4;"
 AT += "add.s64 %d4, p0, %d3;"
 BLOCK = "setp.ne.s32 %p1, thread, 0; @%p1 ret; mul.wide.u32 %d1, block, 4; add.s64 %d2, p0, %d1;"
@@ -31,7 +33,7 @@ def test_threads_of_a_block() -> None:
 
 
 def test_a_store_after_a_read_of_another_thread() -> None:
-    body = AT.format(32) + "ld.global.u32 %r1, [%d4]; {} st.global.u32 [%d2], %r1;"
+    body = AT.format(32) + "ld.global.u32 %r1, [%d4]; {} st.global.u32 [%d2], thread;"
     run(body.format("bar.sync 0;"), WORDS, threads=64)
     with pytest.raises(RaceError, match=r"writes byte .* read by thread"):
         run(body.format(""), WORDS, threads=64)
@@ -55,9 +57,15 @@ def test_bytes_of_a_word_may_belong_to_different_blocks() -> None:
 
 def test_a_block_overwrites_what_others_read() -> None:
     body = "ld.global.u32 %r1, [p0];" + BLOCK + "{}"
-    run(body.format("add.s64 %d3, %d2, 8; st.global.u32 [%d3], %r1;"), WORDS, grid=4)
+    run(body.format("add.s64 %d3, %d2, 8; add.s32 %r1, %r1, 5; st.global.u32 [%d3], %r1;"), WORDS, grid=4)
     with pytest.raises(RaceError, match="read by several threads"):
-        run(body.format("st.global.u32 [%d2], %r1;"), WORDS, grid=4)
+        run(body.format("add.s32 %r1, %r1, 5; st.global.u32 [%d2], %r1;"), WORDS, grid=4)
+
+
+def test_storing_what_others_store_is_harmless() -> None:
+    for threads, grid in ((32, 1), (64, 1), (64, 3)):
+        (got,) = run("mov.b32 %r1, 7; st.global.u32 [p0], %r1;", WORDS, threads=threads, grid=grid)
+        assert got[0] == 7
 
 
 def test_what_is_loaded_as_constant_must_not_be_written() -> None:

@@ -9,6 +9,8 @@ import pytest
 
 from tests.cuda.single_instruction import evaluate
 
+pytestmark = pytest.mark.interpreter_only
+
 EDGES = [0, 1, 2, 7, 31, 32, 33, 127, 128, 255, 256, 0x7FFFFFFF, 0x80000000, 0x80000001, 0xFFFFFFFE, 0xFFFFFFFF]
 
 

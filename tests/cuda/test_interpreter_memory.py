@@ -8,6 +8,8 @@ import pytest
 from tests.cuda.handwritten import SHARED, kernel_text, run
 from tests.cuda.interpreter import Kernel, Memory
 
+pytestmark = pytest.mark.interpreter_only
+
 AT = "mul.wide.u32 %d1, thread, {}; add.s64 %d2, p0, %d1; add.s64 %d3, p1, %d1;"
 WORDS = np.random.default_rng(1).integers(0, 2**32, 256, dtype=np.uint64).astype(np.uint32)
 

@@ -8,6 +8,8 @@ import pytest
 from tests.cuda.handwritten import BLOCK_SUM, SHARED, kernel_text, run
 from tests.cuda.interpreter import Kernel, Memory, RaceError
 
+pytestmark = pytest.mark.interpreter_only
+
 NUMBERS = np.random.default_rng(5).integers(-99, 100, 64).astype(np.float32)
 AT = "mov.u32 %r9, buffer; shl.b32 %r8, thread, 2; add.s32 %r9, %r9, %r8; xor.b32 %r7, %r8, {}; mov.u32 %r6, buffer;"
 AT += "add.s32 %r7, %r7, %r6; mul.wide.u32 %d1, thread, 4; add.s64 %d2, p0, %d1;"
@@ -59,6 +61,13 @@ def test_two_threads_must_not_store_to_one_place() -> None:
             threads=64,
             before=SHARED,
         )
+
+
+def test_storing_what_others_store_is_harmless() -> None:
+    body = (
+        "mov.b32 %r1, 7; st.shared.u32 [buffer], %r1; bar.sync 0; ld.shared.u32 %r2, [buffer]; st.global.u32 [p0], %r2;"
+    )
+    assert run(body, np.zeros(1, np.uint32), threads=64, before=SHARED)[0] == 7
 
 
 def test_bytes_of_a_word_belong_to_different_threads() -> None:

@@ -7,6 +7,8 @@ import pytest
 
 from tests.cuda.handwritten import SHARED, run
 
+pytestmark = pytest.mark.interpreter_only
+
 AT = "mul.wide.u32 %d1, thread, 4; add.s64 %d2, p0, %d1; add.s64 %d3, p1, %d1;"
 RANDOM = np.random.default_rng(3)
 WORDS = RANDOM.integers(0, 2**32, 64, dtype=np.uint64).astype(np.uint32)

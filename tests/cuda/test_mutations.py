@@ -12,6 +12,7 @@ from tests.cuda.handwritten import BLOCK_SUM, SHARED, kernel_text
 from tests.cuda.interpreter import Kernel, Memory
 from tests.cuda.mutations import mutations, survivors
 
+pytestmark = pytest.mark.interpreter_only
 NUMBERS = np.random.default_rng(5).integers(-99, 100, 64).astype(np.float32)
 SUM = kernel_text(BLOCK_SUM, 2, SHARED)
 

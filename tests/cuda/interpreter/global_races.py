@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from tests.cuda.interpreter.memory import Effect
 from tests.cuda.interpreter.races import RaceError
 
 _PAGE, _WORD = 8, 2  # Bits of an offset inside a page and inside a word.
@@ -136,8 +137,8 @@ class GlobalRaces:
             array.read_pages[pages] = True
             array.log.append(entry)
 
-    def write(self, index: int, array_size: int, offsets, threads, size: int, line: int) -> None:
-        """Check and note stores.
+    def write(self, index: int, array_size: int, offsets, threads, size: int, line: int, effect: Effect) -> None:
+        """Check and note stores. Storing what is there already, or what others store too, is harmless.
 
         Raises:
             RaceError: Another thread accessed the place, and nothing orders the accesses.
@@ -154,14 +155,18 @@ class GlobalRaces:
             for before in array.log:
                 array.readers.note(before, several=True)
             array.log.clear()
-        if array.readers:
-            self._check(entry, array.readers, "writes", "read")
-        self._check(entry, array.writers, "writes", "written", small=size < 4)
+        if not effect.unchanged.all():
+            changing = entry.some(~effect.unchanged)
+            if array.readers:
+                self._check(changing, array.readers, "writes", "read")
+            self._check(changing, array.writers, "writes", "written", small=size < 4)
         array.writers.note(entry, several=False)
         array.written_pages[pages] = True
-        words, numbers, *_ = entry.words()
+        if size < 4 or effect.agreed.all():
+            return
+        words, numbers, *_ = entry.some(~effect.agreed).words()
         twice = array.writers.thread[words] != numbers
-        if size >= 4 and twice.any():
+        if twice.any():
             self._raise(entry, words[twice][0], numbers[twice][0], array.writers, "writes", "written")
 
     def _check(self, entry: _Accesses, last: _Last, verb: str, done: str, *, anyway=False, small=False) -> None:

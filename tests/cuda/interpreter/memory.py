@@ -4,16 +4,35 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
-Watch = Callable[[np.ndarray | None, int, int, np.ndarray], None]
+Watch = Callable[..., None]
 """Takes which of the addresses lie in an array (None = all), its number and size in bytes, and their offsets."""
 
 POISON = 0xFF
 """Byte of memory that nothing was written to: a NaN as a float, -1 as an integer."""
 _FIRST = 0x7F00_0000_0000  # Addresses need 64 bits, as on a GPU.
 _GAP = 0x1000
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a store did, access by access.
+
+    Attributes:
+        unchanged: Whether the bytes were there before.
+        agreed: Whether they are there afterwards, although others may have stored to the same place.
+    """
+
+    unchanged: np.ndarray
+    agreed: np.ndarray
+
+
+def equal(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return which accesses have equal bytes; accesses of 16 bytes are rows."""
+    return a == b if a.ndim == 1 else (a == b).all(1)
 
 
 class Memory:
@@ -69,16 +88,23 @@ class Memory:
             out[here] = view[offset]
         return out
 
-    def store(self, addresses: np.ndarray, values: np.ndarray, size: int, watch: Watch | None = None) -> None:
+    def store(
+        self, addresses: np.ndarray, values: np.ndarray, size: int, watch: Callable[..., None] | None = None
+    ) -> None:
         """Store `size` bytes at each address; if addresses are equal, the last one counts.
+
+        `watch` is called as by `load`, with an `Effect`.
 
         Raises:
             IndexError: As `load`.
         """
         for here, index, offset in self._parts(addresses, size, "store"):
+            view, mine = self._view(index, size), values if here is None else values[here]
+            before = view[offset] if watch else None
+            view[offset] = mine
             if watch:
-                watch(here, index, self.arrays[index].size, offset * size)
-            self._view(index, size)[offset] = values if here is None else values[here]
+                effect = Effect(equal(before, mine), equal(view[offset], mine))
+                watch(here, index, self.arrays[index].size, offset * size, effect)
 
     def _view(self, index: int, size: int) -> np.ndarray:
         view = self._views.get((index, size))

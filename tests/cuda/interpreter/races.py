@@ -64,22 +64,26 @@ class Races:
         self._read_warp_time[at] = self._clock.warp_time[warps]
         self._read_line[at] = line
 
-    def write(self, offsets, threads, size, line, stride):
-        """Check and note stores.
+    def write(self, offsets, threads, size, line, stride, effect=None):
+        """Check and note stores. Storing what is there already, or what others store too, is harmless.
 
         Raises:
             RaceError: Another thread wrote or read there.
         """
         at, threads = self._granules(offsets, threads, size)
         warps, now = threads >> 5, self._clock.block_time[self._clock.block_of[threads]]
-        self._check_writes(at, threads, warps, now, line, stride, "writes")
+        repeat = at.size // offsets.size
+        changed = np.repeat(~effect.unchanged, repeat) if effect else np.ones(at.size, bool)
+        self._check_writes(at, threads, warps, now, line, stride, "writes", changed)
         reader, reader_warp = self._reader[at], self._reader_warp[at]
-        unordered = (self._read_time[at] == now) & (reader != threads) & (reader != _NOBODY)
+        unordered = (self._read_time[at] == now) & (reader != threads) & (reader != _NOBODY) & changed
         if unordered.any():
             unordered &= (reader_warp != warps) | (self._read_warp_time[at] >= self._clock.warp_time[warps])
             self._report(unordered, at, threads, line, stride, "writes", "read", self._read_line, self._reader)
         self._writer[at] = threads
         twice = self._writer[at] != threads
+        if effect:
+            twice &= ~np.repeat(effect.agreed, repeat)
         if twice.any():
             self._write_line[at] = line
             self._report(twice, at, threads, line, stride, "writes", "written", self._write_line, self._writer)
@@ -103,9 +107,9 @@ class Races:
         if several.any():
             table[at[several]] = _MANY
 
-    def _check_writes(self, at, threads, warps, now, line, stride, verb):
+    def _check_writes(self, at, threads, warps, now, line, stride, verb, changed=True):
         writer = self._writer[at]
-        unordered = (self._write_time[at] == now) & (writer != threads) & (writer != _NOBODY)
+        unordered = (self._write_time[at] == now) & (writer != threads) & (writer != _NOBODY) & changed
         if unordered.any():
             ordered = (writer >> 5 == warps) & (self._write_warp_time[at] < self._clock.warp_time[warps])
             unordered &= ~ordered

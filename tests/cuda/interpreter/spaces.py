@@ -6,7 +6,7 @@ import numpy as np
 
 from tests.cuda.interpreter.atomics import apply_atomic
 from tests.cuda.interpreter.global_races import GlobalRaces
-from tests.cuda.interpreter.memory import POISON, Memory
+from tests.cuda.interpreter.memory import POISON, Effect, Memory, equal
 from tests.cuda.interpreter.races import Races
 
 SHARED_WINDOW = np.uint64(0x0100_0000_0000_0000)
@@ -113,8 +113,9 @@ class Global(Space):
     def write(self, addresses, threads, values, size, line):
         """Store what threads store."""
 
-        def watch(here, index, array_size, offsets):
-            self.races.write(index, array_size, offsets, threads if here is None else threads[here], size, line)
+        def watch(here, index, array_size, offsets, effect):
+            some = threads if here is None else threads[here]
+            self.races.write(index, array_size, offsets, some, size, line, effect)
 
         self.memory.store(_wide(addresses), values, size, watch if self.races else None)
 
@@ -199,10 +200,12 @@ class Shared(PerOwner):
 
     def write(self, addresses, threads, values, size, line):
         """Store what threads store."""
-        places = self.places(addresses, threads, size)
+        places, view = self.places(addresses, threads, size), self._views[size]
+        before = view[places] if self.races else None
+        view[places] = values
         if self.races:
-            self.races.write(places * size, threads, size, line, self._stride)
-        self._views[size][places] = values
+            effect = Effect(equal(before, values), equal(view[places], values))
+            self.races.write(places * size, threads, size, line, self._stride, effect)
 
     def announce(self, addresses, threads, size, line):
         """Check a store whose bytes arrive later."""
