@@ -52,6 +52,7 @@ class Verification:
         total_bytes: bytes to read.
         done_bytes: bytes read so far.
         damaged: damage found so far: tensor or file -> description.
+        removed: whether the folder was removed meanwhile, which ends the check; an open model keeps its weights.
     """
 
     def __init__(self, folder: ModelFolder, files: Iterable[str] = COPIED_FILES) -> None:
@@ -72,6 +73,7 @@ class Verification:
         self.total_bytes = folder.total_bytes + sum(_size(folder.path / name) for name in self.files)
         self.done_bytes = 0
         self.damaged: dict[str, str] = {}
+        self.removed = False
 
     @property
     def finished(self) -> bool:
@@ -108,10 +110,16 @@ class Verification:
                         with self._lock:
                             self._unfinished -= 1
         except OSError as exc:  # the file cannot be opened; read errors are handled by the checks
-            self._record_damage(WEIGHTS_NAME, f"it cannot be read: {exc.strerror}")
-            with self._lock:
-                self._items.clear()
-                self._unfinished = 0
+            if self._folder.path.exists():
+                self._record_damage(WEIGHTS_NAME, f"it cannot be read: {exc.strerror}")
+            else:
+                self.removed = True
+            self._drop_items()
+
+    def _drop_items(self) -> None:
+        with self._lock:
+            self._items.clear()
+            self._unfinished = 0
 
     def _next_item(self, throttle: Throttle | None) -> _PendingPart | str | None:
         """Return the next item, or "" if this worker is to return."""
@@ -121,7 +129,11 @@ class Verification:
 
     def _check_identity(self, descriptor: int) -> None:
         """Record damage if the file being read is not the mapped one, or has changed since it was mapped."""
-        if file_identity(os.fstat(descriptor)) != file_identity(self._folder.weights_status):
+        status = os.fstat(descriptor)
+        if status.st_nlink == 0 and not self._folder.path.exists():
+            self.removed = True
+            self._drop_items()
+        elif file_identity(status) != file_identity(self._folder.weights_status):
             self._record_damage(WEIGHTS_NAME, _CHANGED)
 
     def _record_damage(self, name: str, problem: str) -> None:
@@ -183,7 +195,11 @@ class Verification:
         try:
             data = read_bounded(self._folder.path / name, ContainerError)
         except ContainerError:
-            self._record_damage(name, "it is missing or cannot be read")
+            if self._folder.path.exists():
+                self._record_damage(name, "it is missing or cannot be read")
+            else:
+                self.removed = True
+                self._drop_items()
             return True
         with self._lock:
             self.done_bytes += len(data)

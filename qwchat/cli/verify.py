@@ -17,7 +17,7 @@ from qwchat.cli.integrity_check import TITLE, repair_command
 from qwchat.cli.json_output import json_line
 from qwchat.cli.options import VerifyOptions
 from qwchat.cli.streams import Streams
-from qwchat.errors import DamagedModelError, UsageError
+from qwchat.errors import DamagedModelError, ModelError, UsageError
 from qwchat.models_folder import LocatedModel
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ def run(options: VerifyOptions, dependencies: Dependencies) -> int:
         raise
     verification = Verification(folder)
     _check(verification, streams)
+    if verification.removed:
+        raise ModelError(f"{located.path} was removed during the check: run qwchat list to see what is there")
     record_result(folder, state, intact=not verification.damaged)
     if options.json:
         streams.write(json_line(_as_data(located, folder, verification)) + "\n")

@@ -154,6 +154,34 @@ def test_files_replaced_or_truncated_meanwhile_are_reported(model: Path) -> None
     assert check.damaged == {WEIGHTS_NAME: "it cannot be read: No such file or directory"}
 
 
+@pytest.mark.parametrize("reads", [0, 1, 5])
+def test_a_folder_that_is_removed_meanwhile_is_not_damaged(
+    model: Path, monkeypatch: pytest.MonkeyPatch, reads: int
+) -> None:
+    """Remove the folder as `qwchat rm` does, before the check or after some of its reads."""
+    folder = open_model(model)
+    folder.tensor(folder.names[0])  # Maps the weights.
+    left, read = reads, os.pread
+
+    def remove_then_read(descriptor: int, size: int, position: int) -> bytes:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            remove()
+        return read(descriptor, size, position)
+
+    def remove() -> None:
+        shutil.rmtree(model.rename(model.with_name(".removed")))
+
+    if reads == 0:
+        remove()
+    monkeypatch.setattr(verification.os, "pread", remove_then_read)
+    check = Verification(folder)
+    check.work()
+    assert (check.removed, check.damaged, check.finished) == (True, {}, True)
+    assert folder.tensor(folder.names[-1]) is not None
+
+
 def test_the_state_changes_with_every_file_and_with_nothing_else(model: Path) -> None:
     before = folder_state(open_model(model), ("config.json",))
     assert folder_state(open_model(model), ("config.json",)) == before
