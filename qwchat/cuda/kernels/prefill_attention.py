@@ -69,17 +69,16 @@ def _across_lanes(x, lane, distance):
 
 
 @device
-def _store_pair(at, part, first, second):
-    """Store columns 2 * part and 2 * part + 1 of 8, in the order 0, 4, 1, 5, 2, 6, 3, 7.
+def _store_pair(at, exists, part, first, second):
+    """Store columns 2 * part and 2 * part + 1 of 8, in the order 0, 4, 1, 5, 2, 6, 3, 7, if the row exists.
 
     A word has the columns k and k + 4: lanes 0 and 2 of four exchange one column, and so do 1 and 3.
     """
     upper = part >= 2
     other = p.shuffle_xor_f(first if upper else second, U(2))
-    if upper:
-        p.store1(at + A(4 * (2 * part - 3)), p.pair_of(other, second))
-    else:
-        p.store1(at + A(8 * part), p.pair_of(first, other))
+    low, high = other if upper else first, second if upper else other
+    if exists:
+        p.store1(at + A(4 * I((2 * part - 3) if upper else (2 * part))), p.pair_of(low, high))
 
 
 def _numbered(name: str, count: int) -> list[list[str]]:
@@ -182,15 +181,16 @@ def _results(head_dim: int, unit: str) -> list[str]:
     for number in range(2):
         lines += [
             f"token = I(limit{number} - p.read1i(step + A(4)))",
+            f"exists = I(warp_row + slot + {8 * number}) < rows",
             f"head = I(p.min_i(I(warp_row + slot + {8 * number}), I(rows - 1)) - token * group)",
             f"at = xh + A(2) * (A(token) * A(heads) + A(kv_head * group + head)) * A({head_dim})",
             f"scale = p.div(F({unit}), quad_sum(total{number}))",
         ]
         for block, names in enumerate(_numbered("o", head_dim // 8)):
             first, second = names[2 * number], names[2 * number + 1]
-            lines.append(f"store_pair(at + A({16 * block}), part, {first} * scale, {second} * scale)")
+            lines.append(f"store_pair(at + A({16 * block}), exists, part, {first} * scale, {second} * scale)")
         lines += [
-            "if kv_head == 0 and head == 0 and part == 0:",
+            "if exists and kv_head == 0 and head == 0 and part == 0:",
             "    p.store1f(xf + A(4) * A(token), F(1))",
         ]
     return lines
