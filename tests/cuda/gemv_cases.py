@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -61,6 +63,19 @@ def records(scales: Floats, sums: NDArray[np.int32]) -> NDArray[np.uint32]:
     return np.stack([scales.view(np.uint32), sums.view(np.uint32)], -1)
 
 
+_changed: dict[str, Kernel] = {}
+
+
+@contextmanager
+def changed(kernel: Kernel, name: str) -> Iterator[None]:
+    """Run `kernel` instead of the one of this name in the package."""
+    _changed[name] = kernel
+    try:
+        yield
+    finally:
+        del _changed[name]
+
+
 @functools.cache
 def compiled(name: str, target: int) -> Kernel:
     """Return a kernel of the package."""
@@ -75,7 +90,8 @@ def run(
     expected = [parameter for parameter, _ in record.parameters]
     assert sorted(given) == sorted(expected)
     arguments = [memory.place(value) if isinstance(value, np.ndarray) else value for value in map(given.get, expected)]
-    compiled(name, target).run(memory, blocks, record.threads, *arguments, shared_bytes=shared_bytes, seed=seed)
+    kernel = _changed.get(name) or compiled(name, target)
+    kernel.run(memory, blocks, record.threads, *arguments, shared_bytes=shared_bytes, seed=seed)
 
 
 def matrix_arguments(memory: Memory, packed: PackedTensor, bias: Floats | None = None) -> dict[str, Any]:
@@ -113,12 +129,21 @@ def product(
 
 
 def normed_product(
-    packed: PackedTensor, residual: Floats, norm: Floats, *, first: int, rows: int, target: int, split: int, blocks: int
+    packed: PackedTensor,
+    residual: Floats,
+    norm: Floats,
+    *,
+    first: int,
+    rows: int,
+    target: int,
+    split: int,
+    blocks: int,
+    bias: Floats | None = None,
 ) -> Floats:
     """Return what `norm_gemv` stores for `rows` rows of the residual from `first` on."""
     memory, padded = Memory(), 16 * packed.num_tiles
     out = memory.place(np.full((rows, padded), np.nan, np.float32))
-    given = matrix_arguments(memory, packed)
+    given = matrix_arguments(memory, packed, bias)
     given |= {"residual": residual, "norm": norm, "epsilon": 1e-6, "first": np.array([first], np.int32)}
     given |= {"out": out, "out_stride": padded, "rows": rows, "split": split}
     shared = norm_bytes(rows, packed.shape[1]) if packed.format in INTEGERS else 0
@@ -127,14 +152,21 @@ def normed_product(
 
 
 def gate_up(
-    packed: PackedTensor, residual: Floats, norm: Floats, *, target: int, split: int, blocks: int
+    packed: PackedTensor,
+    residual: Floats,
+    norm: Floats,
+    *,
+    target: int,
+    split: int,
+    blocks: int,
+    bias: Floats | None = None,
 ) -> tuple[Floats, NDArray[np.int8], NDArray[np.uint32]]:
     """Return what `norm_gate_up` stores: floats, codes and records."""
     memory, rows, columns = Memory(), len(residual), packed.shape[0] // 2
     floats = memory.place(np.full((rows, columns), np.nan, np.float32))
     x8 = memory.place(np.full((rows, columns), 99, np.int8))
     xs = memory.place(np.full((rows, columns // 32, 2), 0xFFFFFFFF, np.uint32))
-    given = matrix_arguments(memory, packed)
+    given = matrix_arguments(memory, packed, bias)
     given |= {"residual": residual, "norm": norm, "epsilon": 1e-6, "floats": floats, "x8": x8, "xs": xs}
     given |= {"rows": rows, "split": split}
     shared = norm_bytes(rows, packed.shape[1]) if packed.format in INTEGERS else 0

@@ -50,8 +50,8 @@ def square_sums(x, rows, columns, sums):
         columns: a multiple of 32.
         sums: shared address of (rows, 8) f32, the sums of the warps.
     """
-    thread = I(cuda.threadIdx.x)
-    for row in range(rows):
+    thread, row = I(cuda.threadIdx.x), I(0)
+    while row < rows:
         at = x + A(4) * A(row) * A(columns)
         total = F(0)
         quad = thread
@@ -63,6 +63,7 @@ def square_sums(x, rows, columns, sums):
             total = F(total + p.shuffle_xor_f(total, U(distance)))
         if I(thread & 31) == 0:
             p.shared_store1f(U(sums + U(4) * U(I(row * WARPS + (thread >> 5)))), total)
+        row = I(row + 1)
 
 
 @device
@@ -147,7 +148,8 @@ def norm_rows(look_up: bool) -> Any:
         square_sums(x, rows, columns, sums)
         cuda.syncthreads()
         lane, quads, stride = I(cuda.threadIdx.x & 31), I(columns >> 2), padded(I(columns >> 5))
-        for row in range(rows):
+        row = I(0)
+        while row < rows:
             factor = norm_factor(sums, row, columns, epsilon)
             at = x + A(4) * A(row) * A(columns)
             first = I(cuda.threadIdx.x - lane)
@@ -171,6 +173,7 @@ def norm_rows(look_up: bool) -> Any:
                     if I(lane & 7) == 0:
                         p.shared_store_scale(U(records + U(I(8 * I(row * stride + (quad >> 3))))), scale, total)
                 first = I(first + THREADS)
+            row = I(row + 1)
         cuda.syncthreads()
 
     return norm_rows

@@ -140,17 +140,16 @@ def _norm_gate_up(parts: _Parts) -> Any:
 def _begin(fmt: Arithmetic, tensor_cores: bool, per_warp: int, target: int) -> Any:
     """Return a device function: prefetch the block's first weights, wait for the kernel before, return the table.
 
-    The table goes through shared memory: ptxas copies constants into registers before most of their uses.
+    Weights are on their way while the kernel before ends (sm_90) and while RMSNorm is computed. The table goes through
+    shared memory: ptxas copies constants into registers before most of their uses.
     """
     wait, prefetch = dependent_launch.wait(target), first_weights(8 * fmt.block_bytes, per_warp)
-    has_table, prefetches, block_bytes = fmt.table is not None, target >= 90, fmt.block_bytes
+    has_table, block_bytes = fmt.table is not None, fmt.block_bytes
     word0, word1, word2, word3 = fmt.table[tensor_cores] if fmt.table else (0, 0, 0, 0)
 
     @device
     def begin(matrix, row_scales, bias, tile_of, tiles, split):
-        if prefetches:
-            tile_bytes = A(matrix[4]) * A(block_bytes)
-            prefetch(matrix[0], tile_bytes, row_scales, bias, tile_of, tiles, split)
+        prefetch(matrix[0], A(matrix[4]) * A(block_bytes), row_scales, bias, tile_of, tiles, split)
         wait()
         if has_table:
             words = p.shared_address(p.address_of(cuda.shared.array(4, U)))

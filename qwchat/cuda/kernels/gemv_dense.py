@@ -106,12 +106,11 @@ def _norm_gate_up(fmt: MatrixFormat, tokens: int, target: int) -> Any:
 def _begin(fmt: MatrixFormat, target: int) -> Any:
     """Return a device function: prefetch the block's first weights, then wait for the kernel before."""
     wait, prefetch = dependent_launch.wait(target), first_weights(_STEP_BYTES, 1)
-    prefetches, column_bytes = target >= 90, TILE_ROWS * fmt.dtype.itemsize
+    column_bytes = TILE_ROWS * fmt.dtype.itemsize
 
     @device
     def begin(values, bias, tile_of, columns, tiles, split):
-        if prefetches:
-            prefetch(values, A(columns) * A(column_bytes), A(0), bias, tile_of, tiles, split)
+        prefetch(values, A(columns) * A(column_bytes), A(0), bias, tile_of, tiles, split)
         wait()
 
     return begin

@@ -5,9 +5,10 @@ of a group of 32, and *is* the A operand of two `mma` of 16 rows × 32 columns: 
 its rows g and g + 8. The order of the columns is free as long as B, the activations, has the same: lane `4 * g + c`
 reads columns 8c to 8c+7 of token g. A lane ends with the integer sums of 4 rows and of tokens 2c and 2c+1.
 
-The float sums have the order of `gemv_dot`: a warp takes the groups of the same warp there, 8 at a time, and keeps a
-sum for each of the 8 (`here`), which are added like lanes across distances 4, 8 and 16. So each token has the bits
-that it would have alone.
+The float sums have the order of `gemv_dot`: a warp takes the groups of the same warp there and keeps a sum for each of
+8 neighbours (`here`), which are added like lanes across distances 4, 8 and 16. So each token has the bits that it would
+have alone. All 8 would take 64 registers: a warp goes through the columns twice, for 4 of the 8 each time (4-bit codes
+from sm_80 on), or four times, for 2 of the 8.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from qwchat.cuda.kernels.toolchain import A, F, I, U, cuda, device
 
 TILES_PER_WARP = 2
 TOKENS = 8
+_NIBBLE_BLOCK_BYTES = 256
 
 
 def accumulate(fmt: Arithmetic, target: int, shared: bool) -> Any:
@@ -34,6 +36,7 @@ def accumulate(fmt: Arithmetic, target: int, shared: bool) -> Any:
     """
     block_bytes, tile_scales = fmt.block_bytes, integer_formats.tile_scales(fmt)
     add_group, per_block = _add_group(fmt, target, shared), fmt.scale_per_block
+    passes = 1 if fmt.block_bytes == _NIBBLE_BLOCK_BYTES and target >= 80 else 2
     address = U if shared else A
 
     @device
@@ -59,28 +62,32 @@ def accumulate(fmt: Arithmetic, target: int, shared: bool) -> Any:
             c,
         )
         last = I(rows - 1)
-        first, second = p.min_i(I(2 * c), last), p.min_i(I(2 * c + 1), last)
+        even, odd = p.min_i(I(2 * c), last), p.min_i(I(2 * c + 1), last)
         tokens = (
             address(x_codes + address(code_stride) * address(p.min_i(row, last)) + address(8 * c)),
-            address(x_records + address(record_stride) * address(first)),
-            address(x_records + address(record_stride) * address(second)),
+            address(x_records + address(record_stride) * address(even)),
+            address(x_records + address(record_stride) * address(odd)),
         )
-        h0 = h1 = h2 = h3 = h4 = h5 = h6 = h7 = (F(0), F(0), F(0), F(0), F(0), F(0), F(0), F(0))
-        group = I(8 * part)
-        if not any_exists:
-            group = groups
         step = I(I(8) << split)
-        while group < groups:
-            h0 = add_group(table, weights, tokens, group, groups, h0)
-            h1 = add_group(table, weights, tokens, I(group + 1), groups, h1)
-            h2 = add_group(table, weights, tokens, I(group + 2), groups, h2)
-            h3 = add_group(table, weights, tokens, I(group + 3), groups, h3)
-            h4 = add_group(table, weights, tokens, I(group + 4), groups, h4)
-            h5 = add_group(table, weights, tokens, I(group + 5), groups, h5)
-            h6 = add_group(table, weights, tokens, I(group + 6), groups, h6)
-            h7 = add_group(table, weights, tokens, I(group + 7), groups, h7)
-            group = I(group + step)
-        t = _add(_add(_add(h0, h1), _add(h2, h3)), _add(_add(h4, h5), _add(h6, h7)))
+        t = _nothing()
+        for half in (0, 4):
+            u = _nothing()
+            for each in range(passes):
+                h0, h1, h2, h3 = _nothing(), _nothing(), _nothing(), _nothing()
+                group = I(I(8 * part + half) + 2 * each)
+                if not any_exists:
+                    group = groups
+                while group < groups:
+                    h0 = add_group(table, weights, tokens, group, groups, h0)
+                    h1 = add_group(table, weights, tokens, I(group + 1), groups, h1)
+                    if passes == 1:
+                        h2 = add_group(table, weights, tokens, I(group + 2), groups, h2)
+                        h3 = add_group(table, weights, tokens, I(group + 3), groups, h3)
+                    group = I(group + step)
+                u = _add(u, _add(h0, h1))
+                if passes == 1:
+                    u = _add(u, _add(h2, h3))
+            t = _add(t, u)
         slot = I(slot + (row >> 2))
         place = I(I(I(I(slot << split) + part) * TOKENS + 2 * c) * 16 + 4 * I(row & 3))
         at = U(partial + U(4) * U(place))
@@ -88,6 +95,11 @@ def accumulate(fmt: Arithmetic, target: int, shared: bool) -> Any:
         p.shared_store4f(U(at + U(64)), t[1], t[3], t[5], t[7])
 
     return accumulate
+
+
+@device
+def _nothing():
+    return F(0), F(0), F(0), F(0), F(0), F(0), F(0), F(0)
 
 
 @device

@@ -47,10 +47,11 @@ def _tile_sum(tokens: int, has_row_scales: bool) -> Any:
 
     @device
     def tile_sum(partial, slot, split, token, row, tile, row_scales, bias):
-        total = F(0)
-        for warp in range(I(1) << split):
-            place = I(I(I(I(I(slot << split) + warp) * tokens) + token) * 16 + row)
-            total = F(total + p.shared_load1f(U(partial + U(4) * U(place))))
+        total, warp = F(0), I(0)
+        at = U(partial + U(4) * U(I(I(I(I(slot << split) * tokens) + token) * 16 + row)))
+        while warp < I(I(1) << split):
+            total = F(total + p.shared_load1f(at))
+            at, warp = U(at + U(64 * tokens)), I(warp + 1)
         where = A(4) * A(I(16 * tile + row))
         if has_row_scales:
             total = F(total * p.load1f(row_scales + where))
