@@ -8,6 +8,9 @@ import numpy as np
 
 from tests.cuda.interpreter import Kernel, Memory
 
+HEADER = ".version 8.0\n.target sm_90\n.address_size 64\n"
+"""So that a GPU runs the same kernels."""
+
 
 def kernel_text(body: str, pointers: int = 2, before: str = "") -> str:
     """Return a kernel `hand` with addresses p0, p1, … and the thread's numbers in `thread` and `block`.
@@ -21,7 +24,7 @@ def kernel_text(body: str, pointers: int = 2, before: str = "") -> str:
     for index in range(pointers):
         lines += [f".reg .b64 p{index};", f"ld.param.u64 p{index}, [hand_param_{index}];"]
     parameters = ", ".join(f".param .u64 hand_param_{index}" for index in range(pointers))
-    return f"{before}\n.visible .entry hand({parameters})\n{{\n" + "\n".join(lines) + f"\n{body}\nret;\n}}\n"
+    return f"{HEADER}{before}\n.visible .entry hand({parameters})\n{{\n" + "\n".join(lines) + f"\n{body}\nret;\n}}\n"
 
 
 def run(

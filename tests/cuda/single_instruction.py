@@ -7,6 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 
+from tests.cuda.handwritten import HEADER
 from tests.cuda.interpreter import Kernel, Memory
 
 STORED = {"pred": "u32", "f16": "b16", "bf16": "b16"}
@@ -80,7 +81,7 @@ def _text(statement: str, names: list[str], kinds: list[str], outputs: Sequence[
         else:
             body.append(f"st.global.{stored} [at], r{index};")
     parameters = ", ".join(f".param .u64 one_param_{index}" for index in range(len(names) + len(outputs)))
-    return f".visible .entry one({parameters})\n{{\n" + "\n".join([*lines, *body, "ret;"]) + "\n}\n"
+    return f"{HEADER}.visible .entry one({parameters})\n{{\n" + "\n".join([*lines, *body, "ret;"]) + "\n}\n"
 
 
 def _register(kind: str) -> str:

@@ -11,8 +11,6 @@ import pytest
 
 from tests.cuda.single_instruction import evaluate, nearest
 
-pytestmark = pytest.mark.interpreter_only
-
 SPECIAL = [
     0.0,
     -0.0,
@@ -140,6 +138,7 @@ def test_comparisons_of_floats(how: str, with_nan: bool, function: Callable[[flo
     assert got.astype(bool).tolist() == [with_nan if x != x or y != y else function(x, y) for x, y in rows]
 
 
+@pytest.mark.interpreter_only
 @pytest.mark.parametrize(
     ("opcode", "function"),
     [
@@ -261,6 +260,7 @@ def test_rounding_towards_zero() -> None:
     assert (np.abs(beyond) > np.abs(a.astype(np.float64))).all()
 
 
+@pytest.mark.interpreter_only
 def test_an_option_that_is_not_known_is_refused() -> None:
     with pytest.raises(NotImplementedError, match=r"line \d+: add.rz.f32 r0, a, a: option rz"):
         evaluate("add.rz.f32 r0, a, a;", [("f32", [1.0])], ["f32"])

@@ -8,8 +8,6 @@ import pytest
 from tests.cuda.handwritten import SHARED, kernel_text, run
 from tests.cuda.interpreter import Kernel, Memory
 
-pytestmark = pytest.mark.interpreter_only
-
 AT = "mul.wide.u32 %d1, thread, {}; add.s64 %d2, p0, %d1; add.s64 %d3, p1, %d1;"
 WORDS = np.random.default_rng(1).integers(0, 2**32, 256, dtype=np.uint64).astype(np.uint32)
 
@@ -52,6 +50,7 @@ def test_signs_of_small_loads() -> None:
     np.testing.assert_array_equal(got, wanted)
 
 
+@pytest.mark.interpreter_only
 @pytest.mark.parametrize(
     ("body", "message"),
     [
@@ -87,6 +86,7 @@ def test_a_guarded_access_is_not_made() -> None:
     np.testing.assert_array_equal(got, np.where(np.arange(32) < 20, 0, 7))
 
 
+@pytest.mark.interpreter_only
 def test_what_was_never_written_is_poison() -> None:
     body = (
         AT.format(4)
@@ -108,6 +108,7 @@ def test_local_memory_belongs_to_a_thread() -> None:
     np.testing.assert_array_equal(got, np.arange(64))
 
 
+@pytest.mark.interpreter_only
 def test_constants_and_dynamic_shared_memory() -> None:
     before = """.extern .shared .align 16 .b8 dynamic[];
 .const .align 4 .b8 table[8] = {1, 0, 0, 0, 255, 1, 0, 0};"""
@@ -148,6 +149,7 @@ def test_atomics(operation: str, start: int, wanted: int | None) -> None:
         assert sorted(old.tolist()) == [5 + 3 * i for i in range(64)]
 
 
+@pytest.mark.interpreter_only
 def test_atomics_take_turns_in_random_order() -> None:
     body = "mov.b32 %r1, 1; atom.global.add.u32 %r2, [p0], %r1;" + AT.format(4) + "st.global.u32 [%d3], %r2;"
     arrays = np.zeros(1, np.uint32), np.zeros(32, np.uint32)
@@ -156,6 +158,7 @@ def test_atomics_take_turns_in_random_order() -> None:
     assert tuple(run(body, *arrays, seed=2)[1].tolist()) in orders
 
 
+@pytest.mark.interpreter_only
 def test_the_last_block_to_arrive_merges() -> None:
     """Let each block store its number and count itself; the last one adds up, whichever it is."""
     body = """
@@ -178,6 +181,7 @@ $end:"""
     assert len(last) > 1
 
 
+@pytest.mark.interpreter_only
 def test_asynchronous_copies_arrive_when_they_are_waited_for() -> None:
     body = """
     mul.wide.u32 %d1, thread, 16; add.s64 %d2, p0, %d1; shl.b32 %r1, thread, 4;
@@ -195,6 +199,7 @@ def test_asynchronous_copies_arrive_when_they_are_waited_for() -> None:
         np.testing.assert_array_equal(got[:, 2], 0 if second else poison)
 
 
+@pytest.mark.interpreter_only
 def test_freed_memory_is_outside() -> None:
     memory = Memory()
     first, second = memory.place(np.zeros(32, np.uint32)), memory.place(np.zeros(32, np.uint32))
@@ -207,6 +212,7 @@ def test_freed_memory_is_outside() -> None:
         kernel.run(memory, 1, 32, first, second)
 
 
+@pytest.mark.interpreter_only
 def test_arguments_are_counted() -> None:
     kernel = Kernel(kernel_text(""), "hand")
     with pytest.raises(TypeError, match="hand has 2 parameters, not 1"):

@@ -7,8 +7,6 @@ import pytest
 
 from tests.cuda.handwritten import SHARED, run
 
-pytestmark = pytest.mark.interpreter_only
-
 AT = "mul.wide.u32 %d1, thread, 4; add.s64 %d2, p0, %d1; add.s64 %d3, p1, %d1;"
 RANDOM = np.random.default_rng(3)
 WORDS = RANDOM.integers(0, 2**32, 64, dtype=np.uint64).astype(np.uint32)
@@ -43,6 +41,7 @@ def test_a_shuffle_takes_the_lane_from_a_register() -> None:
     np.testing.assert_array_equal(got, WORDS[np.arange(32) * 5 % 32])
 
 
+@pytest.mark.interpreter_only
 def test_lanes_of_a_part_of_a_warp() -> None:
     body = (
         AT
@@ -59,6 +58,7 @@ $rest:
         run(body.format(0xFF), WORDS[:32], np.zeros(32, np.uint32))
 
 
+@pytest.mark.interpreter_only
 def test_a_shuffle_from_a_lane_that_is_not_there() -> None:
     body = (
         AT
@@ -201,6 +201,7 @@ def test_matrices_are_loaded_from_shared_memory(count: int, transposed: bool) ->
             assert got[i, lane] == int(pair[0]) | int(pair[1]) << 16
 
 
+@pytest.mark.interpreter_only
 @pytest.mark.parametrize(
     "instruction",
     [
@@ -214,6 +215,7 @@ def test_a_part_of_a_warp_is_refused(instruction: str) -> None:
         run(body, np.zeros(1, np.uint32))
 
 
+@pytest.mark.interpreter_only
 def test_shapes_that_are_not_known_are_refused() -> None:
     with pytest.raises(NotImplementedError, match="mma of shape"):
         run(
