@@ -19,7 +19,7 @@ def kernel_of(ptx, name):
 def interpret(ptx, name, memory, grid, threads, values, shared_bytes):
     """Run a kernel on the PTX interpreter."""
     before = set(memory.starts)
-    kernel_of(ptx, name).run(memory, grid, threads, *values, shared_bytes=shared_bytes)
+    kernel_of(ptx, name).run(memory, grid, threads, *values, shared_bytes=shared_bytes, races=False)
     for constants in set(memory.starts) - before:
         memory.free(constants)
 
