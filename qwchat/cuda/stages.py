@@ -12,6 +12,7 @@ from functools import partial
 
 from quant.formats.format import tile_count
 from quant.model_config import ModelConfig
+from qwchat.cuda import gemv_shapes
 from qwchat.cuda.device import OpenGpu
 from qwchat.cuda.kv_cache import CudaCache
 from qwchat.cuda.launch import Launch, prepare
@@ -23,8 +24,6 @@ from qwchat.model.gpu_memory import ATTENTION_SPLITS, CANDIDATE_PART, DECODE_ROW
 _WARPS = 8  # of the matrix kernels
 _ROW_TILE = 16  # query rows that an attention block takes
 _GROUP = 32
-_GROUP_BYTES = 40  # codes and record of a group of activations in shared memory
-_FULL_SPLIT, _GATE_UP_SPLIT = 3, 1  # largest log2 of the warps that share a tile
 _EMBEDDING = "model.embed_tokens.weight"
 _ADDED = ("self_attn.o_proj", "mlp.down_proj")
 """Matrices whose product is added to the residual stream."""
@@ -131,7 +130,7 @@ class DecodeStages:
     @staticmethod
     def _norm_bytes(matrix: DeviceMatrix, tokens: int) -> int:
         """Return the dynamic shared memory of a kernel that normalises, and may quantise, its input."""
-        return 0 if matrix.is_dense else tokens * (matrix.columns // _GROUP | 1) * _GROUP_BYTES
+        return 0 if matrix.is_dense else gemv_shapes.norm_bytes(tokens, matrix.columns)
 
     def _attention(self, layer: int, tokens: int, cache: CudaCache, o_proj: DeviceMatrix) -> Launch:
         config, space = self._config, self._space
@@ -193,17 +192,9 @@ class DecodeStages:
         self, stage: str, matrix: DeviceMatrix, tokens: int, parameters: dict[str, float], shared_bytes: int = 0
     ) -> Launch:
         """Return the launch of a kernel that reads a matrix once."""
-        name = f"{stage}_{matrix.format}_r{tokens if tokens <= 2 else DECODE_ROWS}"
+        name = f"{stage}_{matrix.format}_r{gemv_shapes.variant(tokens)}"
         resident = self._gpu.gpu.multiprocessors * self._modules.kernel(name).record.blocks_per_sm
-        split = self._split(matrix, _GATE_UP_SPLIT if stage == "norm_gate_up" else _FULL_SPLIT)
-        units = -(-(matrix.tiles << split) // _WARPS)
+        split = gemv_shapes.split(matrix.tiles, gate_up=stage == "norm_gate_up")
+        units = gemv_shapes.units(matrix.tiles, split, tokens, dense=matrix.is_dense)
         parameters = parameters | matrix.parameters | {"rows": tokens, "split": split}
         return self._prepare(name, min(units, resident), parameters, shared_bytes=shared_bytes)
-
-    def _split(self, matrix: DeviceMatrix, largest: int) -> int:
-        """Return log2 of the warps that share a tile: enough for a block on each multiprocessor, twice over.
-
-        It depends on the matrix alone, since the order of sums does.
-        """
-        wanted = 2 * _WARPS * self._gpu.gpu.multiprocessors
-        return next((split for split in range(largest) if matrix.tiles << split >= wanted), largest)

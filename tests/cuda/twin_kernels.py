@@ -16,7 +16,7 @@ from quant.formats.q4 import CODEBOOK
 from qwchat.cpu.kernels import reference
 
 LOOK_UP_ORDER = [0, 4, 1, 5, 2, 6, 3, 7]
-"""Column of each byte among 8 columns of quantised activations."""
+"""Column of each half among 8 columns of the operands of prefill."""
 
 
 def view(memory, address, dtype, *shape):
@@ -46,8 +46,7 @@ def store_activations(memory, p, x):
     if not p["x8"]:
         return
     codes, scales, sums = reference.quantise(x.astype(np.float32))
-    ordered = codes.reshape(len(x), -1, 8)[:, :, LOOK_UP_ORDER].reshape(codes.shape)
-    view(memory, p["x8"], np.int8, *codes.shape)[:] = ordered
+    view(memory, p["x8"], np.int8, *codes.shape)[:] = codes
     records = view(memory, p["xs"], np.int32, *scales.shape, 2)
     records[..., 0], records[..., 1] = scales.view(np.int32), sums.astype(np.int32)
 
@@ -57,13 +56,11 @@ def load_activations(memory, p):
     rows, columns = p["rows"], p["columns"]
     if "x" in p:
         return view(memory, p["x"], np.float32, rows, columns).astype(np.float64)
-    stored = view(memory, p["x8"], np.int8, rows, columns // 8, 8)
-    codes = np.empty_like(stored)
-    codes[:, :, LOOK_UP_ORDER] = stored
+    codes = view(memory, p["x8"], np.int8, rows, columns // 32, 32)
     records = view(memory, p["xs"], np.int32, rows, columns // 32, 2)
     scales = np.ascontiguousarray(records[..., 0]).view(np.float32)
-    assert (records[..., 1] == codes.reshape(rows, -1, 32).sum(-1)).all()
-    return (codes.reshape(rows, -1, 32) * scales[..., None].astype(np.float64)).reshape(rows, columns)
+    assert (records[..., 1] == codes.sum(-1)).all()
+    return (codes * scales[..., None].astype(np.float64)).reshape(rows, columns)
 
 
 def normed(memory, p, first=0):
