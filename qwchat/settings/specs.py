@@ -190,7 +190,6 @@ SETTING_SPECS: tuple[SettingSpec, ...] = (
         TemplateVariables(),
         "reply",
         "Variable of the chat template, in JSON (repeatable)",
-        (),
         none_word="none",
     ),
     SettingSpec(

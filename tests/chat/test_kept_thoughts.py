@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
 
 import qwchat
+from qwchat.chat.continued_settings import settings_to_continue
 from qwchat.chat.left_out_thought import left_out_notice
 from qwchat.chat.reply_settings import ReplySettings
 from qwchat.chat.session import PendingReply, Session
@@ -135,3 +137,18 @@ def test_the_cost_of_a_left_out_thought_is_named_if_it_is_noticeable(
     assert left_out_notice(session, kept, session.prompt(kept)) is None
     model.cached_context.truncate(0)  # Then the whole conversation is evaluated again, with thoughts or without.
     assert left_out_notice(session, reply, prompt) is None
+
+
+def test_an_interrupted_reply_continues_with_its_own_settings_of_thoughts() -> None:
+    given = {"think-budget": 5, "keep-thoughts": True, "template-var": ("a=[1]", 'b="x"')}
+    now = ReplySettings(SamplingParams())
+    own = now
+    for name, value in given.items():
+        own = own.with_value(name, value, "--flag")
+    recorded = json.loads(json.dumps(own.record()))
+    continued = settings_to_continue(recorded, now, now)
+    assert {name: continued[name] for name in given} == given
+    assert continued.template_variables == {"a": [1], "b": "x"}
+    assert settings_to_continue(now.record(), now, now) == now
+    damaged = {"think_budget": -1, "keep_thoughts": "perhaps", "template_var": ["bos_token=1"]}
+    assert settings_to_continue(damaged, now, now) == now
