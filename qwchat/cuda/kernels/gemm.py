@@ -10,6 +10,10 @@ columns the order is 0, 4, 1, 5, 2, 6, 3, 7 (`activation_rows`), as in the GEMV'
 The result is, for each token and row,
     out = (sum * row_scale) * xf + bias [+ out]
 All 16 rows of a tile are written, so `out_stride` includes padding rows.
+
+Activations keep 11 bits, where decode and the CPU round them to 8. Over 400 tokens of the built-in model in q4, the KL
+divergence of the logits from those of the same weights in float is 8e-6 on average (1e-3 with an 8-bit cache); that of
+the CPU's is 2e-3. So prefill is compared with the float model, not with the CPU.
 """
 
 from __future__ import annotations
