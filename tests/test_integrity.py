@@ -254,10 +254,9 @@ def test_the_api_raises_at_the_next_event_and_keeps_no_snapshot(model: Path, tmp
         loaded.save_cache(tmp_path / "cache.kv")
 
 
-def test_a_model_that_is_removed_while_it_is_used_stays_usable(model: Path, record: Path) -> None:
+def test_a_model_that_is_removed_while_it_is_used_stays_usable(model: Path) -> None:
     with qwchat.load(model) as opened:
         shutil.rmtree(model.rename(model.with_name(".removed")))
         assert opened.integrity.wait(PATIENCE_SECONDS)
         *_, done = opened.generate("hello", max_tokens=3, seed=1)
         assert done.token_ids
-    assert not record.exists() or record.read_text() == ""
