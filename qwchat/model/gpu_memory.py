@@ -342,7 +342,7 @@ def _workspace_arrays(config: ModelConfig, context: int, part: DevicePart) -> It
     yield _array("qkv", np.float32, CHUNK, queries + 2 * keys)
     yield _array("gate_up", np.float32, CHUNK, 2 * config.intermediate_size)
     tiles = -(-DECODE_ROWS * group // QUERY_ROWS)
-    partial = QUERY_ROWS * (config.head_dim + 2)
+    partial = QUERY_ROWS * (config.head_dim + 2) + DECODE_ROWS * config.head_dim
     yield _array("partials", np.float32, tiles, config.num_kv_heads, ATTENTION_SPLITS, partial)
     yield _array("arrivals", np.int32, tiles * config.num_kv_heads)
     yield _array("q4_levels", np.uint8, 16)

@@ -165,6 +165,8 @@ half2_of = op("half2_of", "{.reg .b16 h; cvt.rn.f16.s32 h, $1; mov.b32 $0, {h, h
 add_f16x2 = op("add_f16x2", "add.rn.f16x2 $0, $1, $2;", "u", "uu")
 sub_f16x2 = op("sub_f16x2", "sub.rn.f16x2 $0, $1, $2;", "u", "uu")
 mul_f16x2 = op("mul_f16x2", "mul.rn.f16x2 $0, $1, $2;", "u", "uu")
+# rest_f16x2(a, b, product): what the product of two pairs was rounded by.
+rest_f16x2 = op("rest_f16x2", "{.reg .b32 t; neg.f16x2 t, $3; fma.rn.f16x2 $0, $1, $2, t;}", "u", "uuu")
 fma_f16x2 = op("fma_f16x2", "fma.rn.f16x2 $0, $1, $2, $3;", "u", "uuu")
 
 # Weights: constant while the kernel runs. load4 passes the first-level cache by.
@@ -179,6 +181,9 @@ load_s8 = _load("load_s8", "{.reg .s16 t; ld.global.nc.s8 t, [$1]; cvt.s32.s8 $0
 # Data of this pass: may have been written while this kernel started (dependent launch), or by it.
 read4 = _load("read4", "ld.global.v4.u32 {$0,$1,$2,$3}, [$4];", "uuuu")
 read4f = _load("read4f", "ld.global.v4.f32 {$0,$1,$2,$3}, [$4];", "ffff")
+# Keys and values: read once, so they pass the first-level cache by.
+read4_once = _load("read4_once", "ld.global.L1::no_allocate.v4.u32 {$0,$1,$2,$3}, [$4];", "uuuu")
+read2_once = _load("read2_once", "ld.global.L1::no_allocate.v2.u32 {$0,$1}, [$2];", "uu")
 read2 = _load("read2", "ld.global.v2.u32 {$0,$1}, [$2];", "uu")
 read2f = _load("read2f", "ld.global.v2.f32 {$0,$1}, [$2];", "ff")
 read1 = _load("read1", "ld.global.u32 $0, [$1];", "u")

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from qwchat.cuda.kernels import (
+    candidates,
     copy,
+    decode_attention,
     embedding,
     gemm,
     gemv,
@@ -19,7 +21,9 @@ from qwchat.cuda.kernels import (
 from qwchat.cuda.kernels.unit import TARGETS, Unit
 
 BUILDERS: tuple[Callable[[int], list[Unit]], ...] = (
+    candidates.units,
     copy.units,
+    decode_attention.units,
     embedding.units,
     gemm.units,
     gemv.units,
