@@ -54,6 +54,17 @@ def test_a_product_equals_the_twin(shape: int, tokens: int, launch: int, target:
     assert np.isnan(got[:, -4:]).all()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("columns", [18944, 29568])
+@pytest.mark.parametrize("name", cases.INTEGERS)
+def test_long_rows_equal_the_twin(name: str, columns: int) -> None:
+    packed = cases.integer_matrix(name, 20, columns, zeros=name == "lin8")
+    for tokens in (1, 2, 8):
+        x = cases.activations(tokens, columns)
+        codes, scales, _ = twin.quantise(x)
+        np.testing.assert_array_equal(cases.product(packed, x)[:, :-4], twin.multiply(packed, codes, scales, 3))
+
+
 @pytest.mark.parametrize("tokens", [1, 2, 6])
 def test_sums_are_added_to_what_is_there(tokens: int) -> None:
     packed, x = cases.integer_matrix("q4", 32, 96), cases.activations(tokens, 96)

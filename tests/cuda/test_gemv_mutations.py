@@ -16,6 +16,10 @@ from tests.cuda.mutations import survivors
 from tests.tiers import count
 
 KINDS = ("barrier", "offset", "swap")
+HARMLESS = {
+    "range": r"selp\.[bu]64\s.*, -?1, 0,",  # steps of the counter of `range` after its last number
+    "half": r"sub\.s32\s",  # the number of an up tile, where `gate_up_outputs` asks only for gate tiles
+}
 NAMES = [
     "gemv_q4_r1",
     "gemv_lin8_r8",
@@ -45,7 +49,9 @@ def _compare(stage: str, fmt: str, rows: int, columns: int, split: int, height: 
     if dense:
         packed = cases.dense_matrix(fmt, height, columns)
     else:
-        packed = cases.integer_matrix(fmt, height, columns, group=group, zeros=fmt == "lin4")
+        packed = cases.integer_matrix(
+            fmt, height, columns, group=group, zeros=fmt == "lin4" or (fmt == "lin8" and split > 0)
+        )
     x = np.random.default_rng(columns).standard_normal((rows, columns)).astype(np.float32)
     bias = np.random.default_rng(5).standard_normal(height).astype(np.float32)
     norm = np.random.default_rng(4).uniform(0.5, 1.5, columns).astype(np.float32)
@@ -88,4 +94,8 @@ def test_every_change_is_noticed(name: str) -> None:
     found = survivors(text, name, lambda kernel: _check(name, kernel), kinds=KINDS, most=count(0, 4), seed=1)
     # What only addresses a prefetch changes no result.
     last_prefetch = text[: text.rindex("prefetch.global")].count("\n") + 1
-    assert [str(change) for change in found if change.line > last_prefetch] == []
+    found = [change for change in found if change.line > last_prefetch]
+    halves = [change for change in found if re.match(HARMLESS["half"], change.before)]
+    assert len(halves) <= ("gate_up" in name)
+    rest = [change for change in found if change not in halves and not re.match(HARMLESS["range"], change.before)]
+    assert [str(change) for change in rest] == []
