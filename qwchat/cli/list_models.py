@@ -20,12 +20,12 @@ from qwchat.models_folder import LocatedModel
 _DAMAGED = "damaged: "
 _COLUMNS = (
     Column("name", wrap=20, style="bold"),
-    Column("preset", drop=2),
-    Column("bits/weight", right=True, drop=1),
+    Column("preset", drop=5),
+    Column("bits/weight", right=True, drop=3),
     Column("size", right=True),
-    Column("family", drop=3),
-    Column("licence", drop=4),
-    Column("last used", drop=5),
+    Column("family", drop=2),
+    Column("licence", drop=1),
+    Column("last used", drop=4),
     Column("", wrap=10, style="dim"),
 )
 

@@ -141,6 +141,8 @@ def test_json_is_one_object_with_everything(tmp_path: Path) -> None:
             "fingerprint": "0123abcd",
             "preset": "q4",
             "bits_per_weight": 4.875,
+            "device": "cpu",
+            "gpu_layers": 0,
         },
         "settings": {
             "temperature": 0.5,

@@ -85,7 +85,10 @@ def test_sessions_are_offered_by_name_or_id(models: Path) -> None:
 
 def test_a_description_is_complete_on_one_line(models: Path) -> None:
     assert len(asked("zsh", "qwchat --speculate", models)) == 1
-    assert asked("fish", "qwchat --temp", models) == ["--temp\tSampling temperature (0 = greedy) [0 to 5]"]
+    assert asked("fish", "qwchat --temp", models) == [
+        "--temp\tSampling temperature (0 = greedy) [0 to 5]",
+        "--template-var\tVariable of the chat template, in JSON (repeatable)",
+    ]
     assert asked("fish", "qwchat comple", models) == ["completion\tPrint the completion script of a shell"]
 
 

@@ -23,7 +23,7 @@ def test_json_escapes_control_characters_and_keeps_its_value() -> None:
 def test_names_of_models_are_shown_on_a_terminal_and_kept_in_a_pipe(tmp_path: Path) -> None:
     (tmp_path / NAME).mkdir()
     (tmp_path / NAME / "manifest.json").write_text("{}")
-    with Terminal("list", models=tmp_path) as terminal:
+    with Terminal("list", models=tmp_path, columns=160) as terminal:
         assert terminal.end() == 0
         assert SHOWN in terminal.text
         assert b"\x1b" not in without_styles(terminal.raw)

@@ -295,21 +295,24 @@ def test_sessions_keep_their_id_and_title(write: Any, columns: int) -> None:
 
 
 MODELS = [
-    ("mini-q4", "q4", "5.43", "3.9 MB", ""),
-    ("Qwen2-7B-Instruct", "-", "-", "15.2 GB", "checkpoint, converted on first use"),
+    ("mini-q4", "q4", "5.43", "3.9 MB", "qwen2", "-", "2026-11-24 02:03", ""),
+    ("Qwen2-7B-Instruct", "-", "-", "15.2 GB", "qwen2", "apache-2.0", "-", "checkpoint, converted on first use"),
 ]
 MODELS_AT = {
     120: """\
-name               preset  bits/weight     size
-───────────────────────────────────────────────────────────────────────────────────
-mini-q4            q4             5.43   3.9 MB
-Qwen2-7B-Instruct  -                 -  15.2 GB  checkpoint, converted on first use""",
+name               preset  bits/weight     size  family  licence     last used
+────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+mini-q4            q4             5.43   3.9 MB  qwen2   -           2026-11-24 02:03
+Qwen2-7B-Instruct  -                 -  15.2 GB  qwen2   apache-2.0  -                 checkpoint, converted on first
+                                                                                       use""",
     80: """\
-name               preset  bits/weight     size
+name               preset  bits/weight     size  last used
 ────────────────────────────────────────────────────────────────────────────────
-mini-q4            q4             5.43   3.9 MB
-Qwen2-7B-Instruct  -                 -  15.2 GB  checkpoint, converted on first
-                                                 use""",
+mini-q4            q4             5.43   3.9 MB  2026-11-24 02:03
+Qwen2-7B-Instruct  -                 -  15.2 GB  -                 checkpoint,
+                                                                   converted on
+                                                                   first use
+columns not shown: family, licence""",
     40: """\
 name                  size
 ────────────────────────────────────────
@@ -317,7 +320,8 @@ mini-q4             3.9 MB
 Qwen2-7B-Instruct  15.2 GB  checkpoint,
                             converted on
                             first use
-columns not shown: preset, bits/weight""",
+columns not shown: preset, bits/weight,
+family, licence, last used""",
 }
 
 
