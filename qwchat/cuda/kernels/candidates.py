@@ -34,13 +34,13 @@ from typing import Any
 import numpy as np
 
 from qwchat.cuda.kernels import instructions as p
+from qwchat.cuda.kernels.block_selection import block_count, block_max, block_sum, select
 from qwchat.cuda.kernels.dependent_launch import wait
-from qwchat.cuda.kernels.device_functions import last_block, warp_max, warp_sum, warp_sum_i
+from qwchat.cuda.kernels.device_functions import last_block, warp_max, warp_sum
 from qwchat.cuda.kernels.toolchain import A, F, I, U, cuda, device
 from qwchat.cuda.kernels.unit import Kernel, Unit
 
 _THREADS = 256
-_WARPS = _THREADS // 32
 _EACH = 16
 PART = _THREADS * _EACH
 MOST = 64
@@ -72,153 +72,6 @@ def _keys(values, number, usable):
         _key(values[2], (usable >> U(number + 2)) & U(1)),
         _key(values[3], (usable >> U(number + 3)) & U(1)),
     )
-
-
-@device
-def _count_four(keys, threshold):
-    return I(
-        I(keys[0] >= threshold) + I(keys[1] >= threshold) + I(keys[2] >= threshold) + I(keys[3] >= threshold)
-    )  # fmt: skip
-
-
-@device
-def _count(keys, threshold):
-    """Return how many of a thread's 16 keys are at least `threshold`."""
-    return I(
-        _count_four(keys[0], threshold)
-        + _count_four(keys[1], threshold)
-        + _count_four(keys[2], threshold)
-        + _count_four(keys[3], threshold)
-    )
-
-
-@device
-def _block_count(number, scratch, thread):
-    """Return the sum of an i32 over the block's threads; `scratch`: shared address of a word for each warp."""
-    number = warp_sum_i(number)
-    if thread & U(31) == U(0):
-        p.shared_store1i(U(scratch + (thread >> U(5)) * U(4)), number)
-    cuda.syncthreads()
-    total = I(0)
-    for warp in range(_WARPS):
-        total = I(total + p.shared_load1i(U(scratch + U(4 * warp))))
-    cuda.syncthreads()
-    return total
-
-
-@device
-def _threshold(keys, k, scratch, thread):
-    """Return the `k`-th largest key of the block; keys are above 0, and there are at least `k`."""
-    found, bit = U(0), U(_SIGN)
-    while bit != U(0):
-        tried = U(found | bit)
-        number = _block_count(_count(keys, tried), scratch, thread)
-        if number >= k:
-            found = tried
-        bit = U(bit >> U(1)) if number != k else U(0)
-    return found
-
-
-@device
-def _before(number, scratch, thread):
-    """Return the sum of an i32 over the threads before this one; `scratch`: shared address of a word for each warp."""
-    lane, warp = U(thread & U(31)), U(thread >> U(5))
-    total = number
-    distance = U(1)
-    while distance < U(32):
-        other = p.shuffle_i(total, U((lane - distance) & U(31)))
-        total = I(total + other) if lane >= distance else total
-        distance = U(distance << U(1))
-    if lane == U(31):
-        p.shared_store1i(U(scratch + warp * U(4)), total)
-    cuda.syncthreads()
-    before = I(total - number)
-    for other_warp in range(_WARPS):
-        earlier = p.shared_load1i(U(scratch + U(4 * other_warp)))
-        before = I(before + earlier) if U(other_warp) < warp else before
-    cuda.syncthreads()
-    return before
-
-
-@device
-def _take(key, number, threshold, spare, place, selected):
-    """Store a key if it is selected; return what `place` and `spare` are afterwards.
-
-    Args:
-        key: u32.
-        number: i32, stored beside it.
-        threshold: smallest key that is selected.
-        spare: how many keys that equal it are still selected.
-        place: where the next one goes.
-        selected: shared address of pairs {key, number}.
-    """
-    equal = key == threshold
-    if key > threshold or (equal and spare > I(0)):
-        p.shared_store2(U(selected + U(place) * U(8)), key, U(number))
-        place = I(place + I(1))
-    return place, I(spare - I(1)) if equal else spare
-
-
-@device
-def _take_four(keys, numbers, threshold, spare, place, selected):
-    place, spare = _take(keys[0], numbers[0], threshold, spare, place, selected)
-    place, spare = _take(keys[1], numbers[1], threshold, spare, place, selected)
-    place, spare = _take(keys[2], numbers[2], threshold, spare, place, selected)
-    return _take(keys[3], numbers[3], threshold, spare, place, selected)
-
-
-@device
-def _select(keys, numbers, k, scratch, selected, thread):
-    """Store the `k` largest keys of the block and their numbers in shared memory, in the order of the threads.
-
-    Returns:
-        How many there are: fewer than `k` if there are fewer keys above 0.
-    """
-    k = p.min_i(k, _block_count(_count(keys, U(1)), scratch, thread))
-    if k == I(0):
-        return k
-    threshold = _threshold(keys, k, scratch, thread)
-    above = _count(keys, U(threshold + U(1))) if threshold != U(0xFFFFFFFF) else I(0)
-    equal = I(_count(keys, threshold) - above)
-    spare = I(k - _block_count(above, scratch, thread))
-    before = _before(I(I(above << 16) + equal), scratch, thread)
-    equal_before = I(before & 0xFFFF)
-    place = I(I(before >> 16) + p.min_i(equal_before, spare))
-    spare = p.max_i(I(spare - equal_before), I(0))
-    place, spare = _take_four(keys[0], numbers[0], threshold, spare, place, selected)
-    place, spare = _take_four(keys[1], numbers[1], threshold, spare, place, selected)
-    place, spare = _take_four(keys[2], numbers[2], threshold, spare, place, selected)
-    _take_four(keys[3], numbers[3], threshold, spare, place, selected)
-    cuda.syncthreads()
-    return k
-
-
-@device
-def _sum_of(value, scratch, thread):
-    """Return the sum of a f32 over the block's threads, always in the same order."""
-    value = warp_sum(value)
-    if thread & U(31) == U(0):
-        p.shared_store1f(U(scratch + (thread >> U(5)) * U(4)), value)
-    cuda.syncthreads()
-    total = F(0)
-    for warp in range(_WARPS):
-        total = total + p.shared_load1f(U(scratch + U(4 * warp)))
-    cuda.syncthreads()
-    return total
-
-
-@device
-def _max_of(value, scratch, thread):
-    """Return the largest f32 of the block's threads; NaN is ignored."""
-    value = warp_max(value)
-    if thread & U(31) == U(0):
-        p.shared_store1f(U(scratch + (thread >> U(5)) * U(4)), value)
-    cuda.syncthreads()
-    top = p.shared_load1f(scratch)
-    for warp in range(1, _WARPS):
-        top = p.max_f(top, p.shared_load1f(U(scratch + U(4 * warp))))
-    cuda.syncthreads()
-    return top
 
 
 @device
@@ -273,13 +126,13 @@ def _select_part(row_logits, row_allowed, first, vocab, k, sums, scratch, select
     v2, v3 = _load(row_logits + A(32), I(limit - 8)), _load(row_logits + A(48), I(limit - 12))
     top = p.max_f(_largest(v0, limit), _largest(v1, I(limit - 4)))
     top = p.max_f(top, p.max_f(_largest(v2, I(limit - 8)), _largest(v3, I(limit - 12))))
-    top = _max_of(top, scratch, thread)
+    top = block_max(top, scratch, thread)
     t0, n0 = _statistics_of_four(v0, limit, top)
     t1, n1 = _statistics_of_four(v1, I(limit - 4), top)
     t2, n2 = _statistics_of_four(v2, I(limit - 8), top)
     t3, n3 = _statistics_of_four(v3, I(limit - 12), top)
-    total = _sum_of((t0 + t1) + (t2 + t3), scratch, thread)
-    strange = _block_count(I(n0 + n1 + n2 + n3), scratch, thread)
+    total = block_sum((t0 + t1) + (t2 + t3), scratch, thread)
+    strange = block_count(I(n0 + n1 + n2 + n3), scratch, thread)
     if thread == U(0):
         p.store4f(sums, top, total, F(strange), F(0))
     usable = U(0)
@@ -290,7 +143,7 @@ def _select_part(row_logits, row_allowed, first, vocab, k, sums, scratch, select
             usable = U(usable & U(word >> (U(first) & U(16))))
     keys = (_keys(v0, 0, usable), _keys(v1, 4, usable), _keys(v2, 8, usable), _keys(v3, 12, usable))
     numbers = (_four(first), _four(I(first + 4)), _four(I(first + 8)), _four(I(first + 12)))
-    return _select(keys, numbers, k, scratch, selected, thread)
+    return select(keys, numbers, k, scratch, selected, thread)
 
 
 @device
@@ -311,7 +164,7 @@ def _select_row(lists, parts, k, scratch, selected, thread):
     k1, n1 = _listed(lists, I(first + 4), end)
     k2, n2 = _listed(lists, I(first + 8), end)
     k3, n3 = _listed(lists, I(first + 12), end)
-    return _select((k0, k1, k2, k3), (n0, n1, n2, n3), k, scratch, selected, thread)
+    return select((k0, k1, k2, k3), (n0, n1, n2, n3), k, scratch, selected, thread)
 
 
 @device

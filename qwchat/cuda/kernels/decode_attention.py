@@ -179,8 +179,7 @@ def _join_warps_function(f: SimpleNamespace, shape: Shape) -> Any:
         """Add up the weighted sums of the block's warps, which then lie in shared memory in four parts."""
         shift0, shift1, total0, total1, sums = state
         lane, warp = U(thread & U(31)), U(thread >> U(5))
-        row, states = U(lane >> U(2)), U(shared + U(size))
-        cuda.syncthreads()
+        row, states = U(lane >> U(2)), U(shared + U(size))  # behind the queries
         store_state(states, warp, lane, row, shift0, total0)
         store_state(states, warp, lane, U(row + U(8)), shift1, total1)
         cuda.syncthreads()
