@@ -98,7 +98,7 @@ def _clean(text: str, name: str) -> str:
         raise ValueError(f"kernel {name}: a device function is not inlined; use toolchain.device")
     (symbol,) = re.findall(r"\.entry\s+([\w$]+)", text)
     text = text.replace(symbol, name)
-    arrays = re.findall(r"\.shared \.align \d+ \.b8 ([\w$]+)\[", text)
+    text, arrays = _in_order_of_use(text)
     for index, array in enumerate(arrays):
         text = re.sub(rf"{re.escape(array)}(?![\w$])", f"{name}_shared_{index}", text)
     text = re.sub(r"(?:\.visible )?\.shared \.align (\d+)", _aligned, text)
@@ -107,6 +107,19 @@ def _clean(text: str, name: str) -> str:
         text = re.sub(rf"{re.escape(constant)}(?![\w$])", f"{name}_constant_{index}", text)
     lines = (line.rstrip() for line in text.splitlines())
     return "\n".join(line for line in lines if line) + "\n"
+
+
+def _in_order_of_use(text: str) -> tuple[str, list[str]]:
+    """Return PTX of a kernel with its shared arrays declared in the order of their first use, and their names.
+
+    Numba's own order follows names that depend on what was compiled before.
+    """
+    declared = {found[1]: found[0] for found in re.finditer(r"^.*\.shared \.align \d+ \.b8 ([\w$]+)\[.*$", text, re.M)}
+    body = text[text.index(".entry") :]
+    uses = {array: re.search(rf"{re.escape(array)}(?![\w$])", body) for array in declared}
+    arrays = sorted(declared, key=lambda array: found.start() if (found := uses[array]) else len(body))
+    lines = iter([declared[array] for array in arrays])
+    return re.sub(r"^.*\.shared \.align \d+ \.b8 .*$", lambda _: next(lines), text, flags=re.M), arrays
 
 
 def _aligned(found: re.Match[str]) -> str:
