@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +16,6 @@ from qwchat.cuda import manifest
 from qwchat.cuda.device import find_gpus
 from tests.cuda.decoders import open_decoder
 from tests.cuda.fake_driver import FakeDriver
-from tests.cuda.python_kernels import declare_signatures
-from tests.cuda.test_decoder import signatures
 from tests.cuda.twin_kernels import twin_executor
 
 SMALL = {
@@ -32,21 +29,14 @@ SMALL = {
 }
 
 
-@pytest.fixture(scope="module")
-def ptx(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("ptx")
-    declare_signatures(folder, signatures(), threads=256)
-    return folder
-
-
 @pytest.fixture
-def driver(ptx: Path) -> FakeDriver:
-    return FakeDriver(execute=twin_executor(manifest.kernels(ptx)), memory=1 << 30)
+def driver() -> FakeDriver:
+    return FakeDriver(execute=twin_executor(manifest.kernels()), memory=1 << 30)
 
 
 @pytest.mark.slow
 def test_every_section_has_its_figures(
-    driver: FakeDriver, ptx: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    driver: FakeDriver, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(random_model, "SHAPES", {"0.5B": SMALL})
     monkeypatch.setattr(benchmark, "SHAPES", {"0.5B": SMALL})
@@ -59,7 +49,7 @@ def test_every_section_has_its_figures(
     options = argparse.Namespace(
         sections=("copy", "stages", "nodes", "decode", "prefill", "transformers"), shapes=("0.5B",), presets=("q4",)
     )
-    figures = benchmark.Benchmark(driver, find_gpus(driver)[0], options, ptx=ptx).run()
+    figures = benchmark.Benchmark(driver, find_gpus(driver)[0], options).run()
     assert set(figures) == {"date", "gpu", "seconds", *options.sections}
     assert figures["copy"]["bytes_per_second"] > 0
     stages = [row["stage"] for row in figures["stages"] if row["tokens"] == 1]
@@ -74,9 +64,9 @@ def test_every_section_has_its_figures(
     assert "0.5B q4" in capsys.readouterr().out
 
 
-def test_stages_read_all_weights_but_norms_biases_and_the_embedding(driver: FakeDriver, ptx: Path) -> None:
+def test_stages_read_all_weights_but_norms_biases_and_the_embedding(driver: FakeDriver) -> None:
     model = RandomModel(random_model.parse_config(random_model._COMMON | SMALL), "q4")
-    decoder = open_decoder(driver, model, context=64, kind="f16", ptx=ptx)
+    decoder = open_decoder(driver, model, context=64, kind="f16")
     launches = launches_by_stage(decoder, decoder.make_cache(), 1)
     weights = weights_by_stage(model, 64, "f16")
     assert set(launches) == set(weights)

@@ -23,29 +23,18 @@ def declare(folder, kernels, *, target=90, written_target=None, version="7.8", t
         threads: of each block.
         overlap: whether the kernels wait for their predecessor.
     """
-    signatures = {
-        function.__name__: [
-            (each.name, each.annotation) for each in list(inspect.signature(function).parameters.values())[3:]
-        ]
-        for function in kernels
-    }
-    options = {"target": target, "written_target": written_target, "version": version}
-    declare_signatures(folder, signatures, threads=threads, overlap=overlap, **options)
-
-
-def declare_signatures(folder, signatures, *, target=90, written_target=None, version="7.8", threads=64, overlap=True):
-    """Write a manifest and PTX for kernels of (name, letter) of each parameter; see `declare`."""
     (folder / f"sm_{target}").mkdir(parents=True)
     (folder / "manifest").mkdir()
-    for name, parameters in signatures.items():
+    for function in kernels:
+        name, parameters = function.__name__, list(inspect.signature(function).parameters.values())[3:]
         record = {
-            "parameters": [list(each) for each in parameters],
+            "parameters": [[each.name, each.annotation] for each in parameters],
             "threads": threads,
             "blocks_per_sm": 1,
             "shared_bytes": {str(target): 0},
         }
         (folder / "manifest" / f"unit_{name}.json").write_text(json.dumps({"kernels": {name: record}}))
-        declared = ",\n".join(f".param .{TYPES[letter]} {name}_{each}" for each, letter in parameters)
+        declared = ",\n".join(f".param .{TYPES[each.annotation]} {name}_{each.name}" for each in parameters)
         wait = "griddepcontrol.wait;\n" if overlap else ""
         head = f".version {version}\n.target sm_{written_target or target}\n.address_size 64\n"
         text = f"{head}.entry {name}(\n{declared}\n)\n{{\n{wait}ret;\n}}\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,64 +25,14 @@ from qwchat.model.split_decoder import SplitDecoder
 from tests.cpu.kernels.random_tensors import Folder
 from tests.cuda.decoders import divergence, open_decoder, quantised_folder, small_config
 from tests.cuda.fake_driver import CONTEXT_BYTES, FakeDriver
-from tests.cuda.python_kernels import declare_signatures
 from tests.cuda.test_failures import ENDING
 from tests.cuda.twin_kernels import twin_executor
 from tests.tiers import count
 
-PARTS = "codes=l scales=l zeros=l row_scales=l"
-SIZES = "rows=i columns=i tiles=i"
-
-
-def signatures() -> dict[str, list[tuple[str, str]]]:
-    outputs = "floats=l x8=l xs=l"
-    texts = {"silu_quantise": f"gate=l up=l {outputs} stride=i rows=i columns=i"}
-    for fmt in ("q4", "q8", "lin4", "lin8", "bf16"):
-        dense = fmt == "bf16"
-        parts, x, scales = ("values=l", "x=l", "") if dense else (PARTS, "x8=l xs=l", " scale_shift=i")
-        texts[f"embed_{fmt}"] = f"ids=l {parts} residual=l {SIZES}{scales}"
-        for rows in (1, 2, 8):
-            norm, out, sizes = "residual=l norm=l epsilon=f", "out=l out_stride=i", f"{SIZES}{scales} split=i"
-            texts[f"norm_gemv_{fmt}_r{rows}"] = f"{norm} first=l {parts} bias=l {out} {sizes}"
-            texts[f"gemv_{fmt}_r{rows}"] = f"{x} {parts} bias=l {out} accumulate=i {sizes}"
-            texts[f"norm_gate_up_{fmt}_r{rows}"] = f"{norm} {parts} bias=l {outputs} {sizes}"
-    texts["norm_rows_f16"] = "residual=l weight=l xh=l xf=l columns=i epsilon=f"
-    texts["silu_f16"] = "gate=l up=l xh=l xf=l columns=i stride=i"
-    output = "bias=l xh=l xf=l out=l columns=i tiles=i tokens=i out_stride=i accumulate=i"
-    texts["gemm_q4"] = f"codes=l scales=l table=l row_scales=l {output}"
-    texts["gemm_q8"] = f"codes=l scales=l row_scales=l {output}"
-    texts["gemm_lin8"] = texts["gemm_lin4"] = f"codes=l scales=l zeros=l group_shift=i {output}"
-    texts["gemm_bf16"] = f"values=l {output}"
-    texts["candidates"] = (
-        "step=l logits=l allowed=l lists=l sums=l arrivals=l values=l ids=l summaries=l stride=i vocab=i words=i "
-        "parts=i k=i"
-    )
-    for kind, cache in (("f16", "keys=l values=l"), ("q8", "keys=l key_scales=l values=l value_scales=l")):
-        texts[f"prefill_attention_{kind}_d64"] = f"queries=l {cache} step=l xh=l xf=l heads=i kv_heads=i capacity=i"
-        texts[f"rope_append_{kind}"] = (
-            f"qkv=l q_norm=l k_norm=l cos=l sin=l step=l key_offset=l queries=l {cache} "
-            "qkv_stride=i heads=i kv_heads=i head_dim=i capacity=i epsilon=f query_scale=f"
-        )
-        texts[f"attend_{kind}_d64"] = (
-            "step=l qkv=l q_norm=l k_norm=l cos=l sin=l key_offset=l keys=l key_scales=l values=l value_scales=l "
-            "partials=l arrivals=l x8=l xs=l floats=l heads=i kv_heads=i splits=i capacity=i epsilon=f"
-        )
-    return {
-        name: [tuple(each.split("=")) for each in text.split()]
-        for name, text in texts.items()  # type: ignore[misc]
-    }
-
-
-@pytest.fixture(scope="module")
-def ptx(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("ptx")
-    declare_signatures(folder, signatures(), threads=256)
-    return folder
-
 
 @pytest.fixture
-def driver(ptx: Path) -> FakeDriver:
-    return FakeDriver(execute=twin_executor(manifest.kernels(ptx)))
+def driver() -> FakeDriver:
+    return FakeDriver(execute=twin_executor(manifest.kernels()))
 
 
 # Rounding keys and values to f16, and on the CPU the weights of the softmax to 16 bits, moves some activations to
@@ -98,8 +49,8 @@ def folder_of(**changes: Any) -> Folder:
 
 
 @contextmanager
-def opened(driver: FakeDriver, ptx: Path, folder: Folder | None = None, **options: Any) -> Iterator[CudaDecoder]:
-    decoder = open_decoder(driver, folder or folder_of(), ptx=ptx, **options)
+def opened(driver: FakeDriver, folder: Folder | None = None, **options: Any) -> Iterator[CudaDecoder]:
+    decoder = open_decoder(driver, folder or folder_of(), **options)
     try:
         yield decoder
     finally:
@@ -130,9 +81,9 @@ def assert_close(expected: Any, actual: Any) -> None:
 
 @pytest.mark.parametrize("kind", ["f16", "q8"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_logits_are_those_of_the_cpu(driver: FakeDriver, ptx: Path, family: dict[str, Any], kind: str) -> None:
+def test_logits_are_those_of_the_cpu(driver: FakeDriver, family: dict[str, Any], kind: str) -> None:
     folder = folder_of(**family)
-    with cpu_decoder(folder, kind) as cpu, opened(driver, ptx, folder, kind=kind) as gpu:
+    with cpu_decoder(folder, kind) as cpu, opened(driver, folder, kind=kind) as gpu:
         caches, position = (cpu.make_cache(), gpu.make_cache()), 0
         for tokens in (8, 8, 1, 2, 5, 1):
             some = ids(30)[position : position + tokens]
@@ -141,10 +92,10 @@ def test_logits_are_those_of_the_cpu(driver: FakeDriver, ptx: Path, family: dict
             position += tokens
 
 
-@pytest.mark.parametrize("kind", ["f16", "q8"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("kind", ["f16", pytest.param("q8", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("family", [FAMILIES[0], pytest.param(FAMILIES[1], marks=pytest.mark.slow)])
 def test_prefill_is_nearer_to_the_exact_model_than_the_cpu(
-    driver: FakeDriver, ptx: Path, family: dict[str, Any], kind: str
+    driver: FakeDriver, family: dict[str, Any], kind: str
 ) -> None:
     folder = folder_of(**family)
 
@@ -153,7 +104,7 @@ def test_prefill_is_nearer_to_the_exact_model_than_the_cpu(
         return (packed.parts["values"] if packed.format == "vector" else dequantise(packed)).astype(np.float64)
 
     expected = Reference(folder.config, weights).logits(ids(25).tolist())
-    with cpu_decoder(folder, kind) as cpu, opened(driver, ptx, folder, kind=kind) as gpu:
+    with cpu_decoder(folder, kind) as cpu, opened(driver, folder, kind=kind) as gpu:
         found = [each.run(ids(25), 0, 0, each.make_cache()).copy() for each in (cpu, gpu)]
         of_cpu, of_gpu = (divergence(expected, each) for each in found)
         assert of_gpu <= {"f16": 1e-4, "q8": 1e-3}[kind], "the head alone rounds its input to 8 bits"
@@ -166,8 +117,8 @@ def test_prefill_is_nearer_to_the_exact_model_than_the_cpu(
         assert (rows[0].values() == found[1][24]).all()
 
 
-def test_the_largest_logits_are_found_on_the_device_and_rows_stay_there(driver: FakeDriver, ptx: Path) -> None:
-    with opened(driver, ptx) as decoder:
+def test_the_largest_logits_are_found_on_the_device_and_rows_stay_there(driver: FakeDriver) -> None:
+    with opened(driver) as decoder:
         cache = decoder.make_cache()
         expected = decoder.run(ids(4), 0, 1, cache).copy()
         copied = driver.log.count("copy_to_host")
@@ -187,27 +138,27 @@ def test_the_largest_logits_are_found_on_the_device_and_rows_stay_there(driver: 
         assert decoder.run_rows(ids(2), 4, 2, cache) == []
 
 
-def test_logits_that_are_not_finite_are_not_ranked(driver: FakeDriver, ptx: Path) -> None:
+def test_logits_that_are_not_finite_are_not_ranked(driver: FakeDriver) -> None:
     folder = folder_of(tie_word_embeddings=False)
     folder.tensor("lm_head.weight").parts["row_scales"][0, 3] = np.nan
-    with opened(driver, ptx, folder) as decoder:
+    with opened(driver, folder) as decoder:
         (row,) = decoder.run_rows(ids(1), 0, 0, decoder.make_cache())
         assert row.largest() is None
         assert np.isnan(row.values()[3])
 
 
 @pytest.mark.parametrize("dense", [("o_proj", "down_proj"), ("q_proj", "gate_proj"), ("down_proj", "up_proj")])
-def test_layers_may_have_matrices_of_floats(driver: FakeDriver, ptx: Path, dense: tuple[str, ...]) -> None:
+def test_layers_may_have_matrices_of_floats(driver: FakeDriver, dense: tuple[str, ...]) -> None:
     folder = quantised_folder(small_config(), **dict.fromkeys(dense, ("bf16", 0, False)))
-    with cpu_decoder(folder, "f16") as cpu, opened(driver, ptx, folder) as gpu:
+    with cpu_decoder(folder, "f16") as cpu, opened(driver, folder) as gpu:
         assert_close(cpu.run(ids(6), 0, 0, cpu.make_cache()), gpu.run(ids(6), 0, 0, gpu.make_cache()))
 
 
 @pytest.mark.parametrize("kind", ["f16", "q8"])
-def test_a_model_divided_over_cpu_and_gpu_gives_the_same(driver: FakeDriver, ptx: Path, kind: str) -> None:
+def test_a_model_divided_over_cpu_and_gpu_gives_the_same(driver: FakeDriver, kind: str) -> None:
     folder = folder_of()
     with cpu_decoder(folder, kind) as cpu, cpu_decoder(folder, kind, layers=range(1)) as first:
-        last = open_decoder(driver, folder, ptx=ptx, kind=kind, part=DevicePart.last(folder.config, 1))
+        last = open_decoder(driver, folder, kind=kind, part=DevicePart.last(folder.config, 1))
         split = SplitDecoder(first, last)
         caches, position = (cpu.make_cache(), split.make_cache()), 0
         for tokens in (8, 1, 3):
@@ -219,14 +170,14 @@ def test_a_model_divided_over_cpu_and_gpu_gives_the_same(driver: FakeDriver, ptx
     assert driver.leaked == []
 
 
-def test_allocations_are_those_of_the_estimate_to_the_byte(driver: FakeDriver, ptx: Path) -> None:
+def test_allocations_are_those_of_the_estimate_to_the_byte(driver: FakeDriver) -> None:
     folder = folder_of()
     config = folder.config
     tensors = stored_tensors(config, folder.tensor)
     for kind in ("f16", "q8"):
         for part in (DevicePart.whole(config), DevicePart.last(config, 1)):
             expected = gpu_memory(config, tensors, 256, kind, part)
-            with opened(driver, ptx, folder, kind=kind, part=part) as decoder:
+            with opened(driver, folder, kind=kind, part=part) as decoder:
                 cache = decoder.make_cache()
                 assert decoder.bytes_by_purpose == {
                     "weights": expected.weights,
@@ -237,8 +188,8 @@ def test_allocations_are_those_of_the_estimate_to_the_byte(driver: FakeDriver, p
                 assert cache.capacity == 256
 
 
-def test_a_decode_step_is_one_replay_and_one_wait(driver: FakeDriver, ptx: Path) -> None:
-    with opened(driver, ptx) as decoder:
+def test_a_decode_step_is_one_replay_and_one_wait(driver: FakeDriver) -> None:
+    with opened(driver) as decoder:
         cache = decoder.make_cache()
         for position in range(3):
             before = len(driver.log)
@@ -249,15 +200,15 @@ def test_a_decode_step_is_one_replay_and_one_wait(driver: FakeDriver, ptx: Path)
         assert driver.log.count("instantiate") == 2
 
 
-def test_grouping_of_up_to_8_tokens_does_not_matter(driver: FakeDriver, ptx: Path) -> None:
-    with opened(driver, ptx) as decoder:
+def test_grouping_of_up_to_8_tokens_does_not_matter(driver: FakeDriver) -> None:
+    with opened(driver) as decoder:
         one, many = decoder.make_cache(), decoder.make_cache()
         expected = [decoder.run(ids(8)[i : i + 1], i, 0, one)[0].copy() for i in range(8)]
         assert divergence(np.array(expected), decoder.run(ids(8), 0, 0, many)) < 1e-12
 
 
-def test_caches_are_independent_and_their_memory_and_graphs_are_freed(driver: FakeDriver, ptx: Path) -> None:
-    with opened(driver, ptx) as decoder:
+def test_caches_are_independent_and_their_memory_and_graphs_are_freed(driver: FakeDriver) -> None:
+    with opened(driver) as decoder:
         first, second = decoder.make_cache(), decoder.make_cache()
         for cache in (first, second):
             decoder.run(ids(4), 0, 3, cache)
@@ -271,14 +222,14 @@ def test_caches_are_independent_and_their_memory_and_graphs_are_freed(driver: Fa
 
 
 @pytest.mark.parametrize("kind", ["f16", "q8"])
-def test_a_snapshot_continues_in_another_decoder(driver: FakeDriver, ptx: Path, tmp_path: Path, kind: str) -> None:
+def test_a_snapshot_continues_in_another_decoder(driver: FakeDriver, tmp_path: Path, kind: str) -> None:
     path = tmp_path / "cache.kv"
-    with opened(driver, ptx, kind=kind) as decoder:
+    with opened(driver, kind=kind) as decoder:
         cache = decoder.make_cache()
         decoder.run(ids(20), 0, 20, cache)
         kv_file.save(path, cache, ids(20), "0" * 16)
         expected = decoder.run(ids(21)[20:], 20, 0, cache).copy()
-    with opened(driver, ptx, kind=kind, context=512) as decoder:
+    with opened(driver, kind=kind, context=512) as decoder:
         cache = decoder.make_cache()
         assert (kv_file.restore(path, cache, 512, "0" * 16, threads=3) == ids(20)).all()
         assert (decoder.run(ids(21)[20:], 20, 0, cache) == expected).all()
@@ -286,8 +237,8 @@ def test_a_snapshot_continues_in_another_decoder(driver: FakeDriver, ptx: Path, 
         assert not any(piece.any() for layer in cache.layers for piece in cache.segments(layer, 30))
 
 
-def test_a_cancelled_pass_leaves_the_cache_below_it(driver: FakeDriver, ptx: Path) -> None:
-    with opened(driver, ptx) as decoder:
+def test_a_cancelled_pass_leaves_the_cache_below_it(driver: FakeDriver) -> None:
+    with opened(driver) as decoder:
         cache = decoder.make_cache()
         decoder.run(ids(5), 0, 5, cache)
         expected = decoder.run(ids(6)[5:], 5, 0, cache).copy()
@@ -301,8 +252,8 @@ def test_a_cancelled_pass_leaves_the_cache_below_it(driver: FakeDriver, ptx: Pat
         assert (residual == before).all()
 
 
-def test_layers_and_head_one_by_one_give_the_whole(driver: FakeDriver, ptx: Path) -> None:
-    with opened(driver, ptx) as decoder:
+def test_layers_and_head_one_by_one_give_the_whole(driver: FakeDriver) -> None:
+    with opened(driver) as decoder:
         expected = decoder.run(ids(11), 0, 2, decoder.make_cache()).copy()
         residual, cache = decoder.embed(ids(11)), decoder.make_cache()
         for layer in range(2):
@@ -311,8 +262,8 @@ def test_layers_and_head_one_by_one_give_the_whole(driver: FakeDriver, ptx: Path
         decoder.run_layers(residual, 1, 1, 0, cache)
 
 
-def test_requests_that_do_not_fit_are_refused(driver: FakeDriver, ptx: Path) -> None:
-    decoder, other = open_decoder(driver, folder_of(), ptx=ptx), open_decoder(driver, folder_of(), ptx=ptx)
+def test_requests_that_do_not_fit_are_refused(driver: FakeDriver) -> None:
+    decoder, other = open_decoder(driver, folder_of()), open_decoder(driver, folder_of())
     cache = decoder.make_cache()
     for some, position, text in (
         (ids(0), 0, "0 tokens"),
@@ -330,7 +281,7 @@ def test_requests_that_do_not_fit_are_refused(driver: FakeDriver, ptx: Path) -> 
         decoder.run_layers(np.zeros((1, 256), np.float32), 0, 3, 0, cache)
     decoder.close()
     other.close()
-    part = open_decoder(driver, folder_of(), ptx=ptx, part=DevicePart.last(folder_of().config, 1))
+    part = open_decoder(driver, folder_of(), part=DevicePart.last(folder_of().config, 1))
     with pytest.raises(ValueError, match="use run_layers"):
         part.run(ids(1), 0, 0, part.make_cache())
     with pytest.raises(ValueError, match="the embedding is not loaded"):
@@ -338,34 +289,37 @@ def test_requests_that_do_not_fit_are_refused(driver: FakeDriver, ptx: Path) -> 
     part.close()
 
 
-def test_a_format_or_head_size_without_kernels_is_named(driver: FakeDriver, ptx: Path) -> None:
-    with pytest.raises(ModelError, match=r"no kernel norm_gemv_f32_r1, which tensor model\.layers\.0\.mlp\.down_proj"):
-        open_decoder(driver, quantised_folder(small_config(), down_proj=("f32", 0, False)), ptx=ptx)
+def test_a_format_or_head_size_without_kernels_is_named(driver: FakeDriver, tmp_path: Path) -> None:
+    for file in manifest.PTX_FOLDER.rglob("attend_f16_d64.*"):
+        (tmp_path / file.parent.name).mkdir(exist_ok=True)
+        shutil.copy(file, tmp_path / file.parent.name)
+    with pytest.raises(ModelError, match=r"no kernel embed_q8, which tensor model\.embed_tokens\.weight needs"):
+        open_decoder(driver, folder_of(), ptx=tmp_path)
     with pytest.raises(ModelError, match="memory: the GPU has no kernel for heads of 32 dimensions"):
-        open_decoder(driver, quantised_folder(small_config(head_dim=32)), ptx=ptx)
+        open_decoder(driver, quantised_folder(small_config(head_dim=32)))
     assert not driver.retained.total()
     assert driver.leaked == []
 
 
-def test_progress_ends_with_all_weights(driver: FakeDriver, ptx: Path) -> None:
+def test_progress_ends_with_all_weights(driver: FakeDriver) -> None:
     seen: list[tuple[int, int]] = []
-    with opened(driver, ptx, progress=lambda done, total: seen.append((done, total))):
+    with opened(driver, progress=lambda done, total: seen.append((done, total))):
         done, total = seen[-1]
         assert [each for each, _ in seen] == sorted(each for each, _ in seen)
         assert 0.95 < done / total <= 1, "all but the gaps between the parts"
 
 
-def test_a_model_that_does_not_fit_is_told_before_anything_is_allocated(ptx: Path) -> None:
-    driver = FakeDriver(memory=CONTEXT_BYTES + (8 << 20), execute=twin_executor(manifest.kernels(ptx)))
+def test_a_model_that_does_not_fit_is_told_before_anything_is_allocated() -> None:
+    driver = FakeDriver(memory=CONTEXT_BYTES + (8 << 20), execute=twin_executor(manifest.kernels()))
     with pytest.raises(GpuMemoryError, match=r"the model with its KV cache needs .* but only 8 MiB are free: choose"):
-        open_decoder(driver, folder_of(), ptx=ptx)
+        open_decoder(driver, folder_of())
     assert "allocate" not in driver.log
     assert not driver.retained.total()
 
 
-def use(driver: FakeDriver, folder: Folder, ptx: Path) -> Any:
+def use(driver: FakeDriver, folder: Folder) -> Any:
     """Open a decoder, prefill, decode, close. Return the last logits."""
-    decoder = open_decoder(driver, folder, ptx=ptx)
+    decoder = open_decoder(driver, folder)
     try:
         cache = decoder.make_cache()
         decoder.run(ids(9), 0, 9, cache)
@@ -375,14 +329,14 @@ def use(driver: FakeDriver, folder: Folder, ptx: Path) -> Any:
 
 
 @pytest.mark.parametrize("code", [2, 700])
-def test_each_call_may_fail(driver: FakeDriver, ptx: Path, code: int) -> None:
+def test_each_call_may_fail(driver: FakeDriver, code: int) -> None:
     folder, execute = quantised_folder(small_config()), driver.execute
-    expected, calls = use(driver, folder, ptx), len(driver.log)
+    expected, calls = use(driver, folder), len(driver.log)
     for number in range(0, calls, count(1, 61)):
         failing = FakeDriver(execute=execute, fail={number: code})
         error = None
         try:
-            assert (use(failing, folder, ptx) == expected).all()
+            assert (use(failing, folder) == expected).all()
         except QwchatError as raised:
             error = raised
         call = failing.log[number]
@@ -393,8 +347,8 @@ def test_each_call_may_fail(driver: FakeDriver, ptx: Path, code: int) -> None:
         assert failing.retained.total() == (call == "release_context")
 
 
-def test_a_lost_context_ends_a_pass_and_closing_still_works(driver: FakeDriver, ptx: Path) -> None:
-    decoder = open_decoder(driver, folder_of(), ptx=ptx)
+def test_a_lost_context_ends_a_pass_and_closing_still_works(driver: FakeDriver) -> None:
+    decoder = open_decoder(driver, folder_of())
     cache = decoder.make_cache()
     driver.lose = (len(driver.launches) + 7, 719)
     with pytest.raises(GpuLostError, match="launch failed"):
@@ -405,8 +359,8 @@ def test_a_lost_context_ends_a_pass_and_closing_still_works(driver: FakeDriver, 
     assert not driver.retained.total()
 
 
-def test_an_interrupted_pass_does_not_disturb_the_next_one(driver: FakeDriver, ptx: Path) -> None:
-    with opened(driver, ptx) as decoder:
+def test_an_interrupted_pass_does_not_disturb_the_next_one(driver: FakeDriver) -> None:
+    with opened(driver) as decoder:
         cache = decoder.make_cache()
         expected = decoder.run(ids(3), 0, 0, cache).copy()
 
