@@ -17,7 +17,7 @@ if importlib.util.find_spec("numba_cuda"):
     from qwchat.cuda.kernels.unit import TARGETS, Kernel, Unit
     from tests.cuda.machine_code import assemble
 
-SM_80 = {"pack_f16x2", "mma_s8", "mma_u8s8", "mma_f16", "mma_bf16"}
+SM_80 = {"pack_f16x2", "mma_s8", "mma_u8s8", "mma_f16"}
 SM_90 = {"wait_for_previous", "let_next_start"}
 EXAMPLES = {"i": "I(n)", "u": "U(n)", "l": "x", "f": "F(n)"}
 

@@ -119,13 +119,11 @@ def _sync(name: str, template: str, arguments: str = "") -> Any:
 dp4a_us = op("dp4a_us", "dp4a.u32.s32 $0, $1, $2, $3;", "i", "uui")
 dp4a_ss = op("dp4a_ss", "dp4a.s32.s32 $0, $1, $2, $3;", "i", "uui")
 prmt = op("prmt", "prmt.b32 $0, $1, $2, $3;", "u", "uuu")
-# merge(x, mask, y): bits of x where mask has ones, otherwise those of y.
-merge = op("merge", "lop3.b32 $0, $1, $2, $3, 0xB8;", "u", "uuu")
 min_i = op("min_i", "min.s32 $0, $1, $2;", "i", "ii")
 max_i = op("max_i", "max.s32 $0, $1, $2;", "i", "ii")
 min_u = op("min_u", "min.u32 $0, $1, $2;", "u", "uu")
-divide_u = op("divide_u", "div.u32 $0, $1, $2;", "u", "uu")
 max_u = op("max_u", "max.u32 $0, $1, $2;", "u", "uu")
+divide_u = op("divide_u", "div.u32 $0, $1, $2;", "u", "uu")
 
 # Float32. `+`, `-` and `*` are rounded one by one; `fma` rounds once. min_f and max_f ignore a NaN.
 fma = op("fma", "fma.rn.f32 $0, $1, $2, $3;", "f", "fff")
@@ -134,12 +132,10 @@ max_f = op("max_f", "max.f32 $0, $1, $2;", "f", "ff")
 abs_f = op("abs_f", "abs.f32 $0, $1;", "f", "f")
 div = op("div", "div.rn.f32 $0, $1, $2;", "f", "ff")
 sqrt = op("sqrt", "sqrt.rn.f32 $0, $1;", "f", "f")
-rcp = op("rcp", "rcp.rn.f32 $0, $1;", "f", "f")
 # Approximations, about 1e-7 relative; results differ between the interpreter and a GPU.
 ex2_approx = op("ex2_approx", "ex2.approx.ftz.f32 $0, $1;", "f", "f")
 lg2_approx = op("lg2_approx", "lg2.approx.ftz.f32 $0, $1;", "f", "f")
 rcp_approx = op("rcp_approx", "rcp.approx.ftz.f32 $0, $1;", "f", "f")
-rsqrt_approx = op("rsqrt_approx", "rsqrt.approx.f32 $0, $1;", "f", "f")
 # Nearest integer, halves to even; NaN becomes 0.
 round_i = op("round_i", "cvt.rni.s32.f32 $0, $1;", "i", "f")
 bits_of = op("bits_of", "mov.b32 $0, $1;", "u", "f")
@@ -161,13 +157,10 @@ pair_of = op(  # pair_of(low, high), on every GPU
     "ff",
 )
 pack_f16x2 = op("pack_f16x2", "cvt.rn.f16x2.f32 $0, $1, $2;", "u", "ff")  # sm_80; (high, low)
-half2_of = op("half2_of", "{.reg .b16 h; cvt.rn.f16.s32 h, $1; mov.b32 $0, {h, h};}", "u", "i")  # twice the same
-add_f16x2 = op("add_f16x2", "add.rn.f16x2 $0, $1, $2;", "u", "uu")
 sub_f16x2 = op("sub_f16x2", "sub.rn.f16x2 $0, $1, $2;", "u", "uu")
 mul_f16x2 = op("mul_f16x2", "mul.rn.f16x2 $0, $1, $2;", "u", "uu")
 # rest_f16x2(a, b, product): what the product of two pairs was rounded by.
 rest_f16x2 = op("rest_f16x2", "{.reg .b32 t; neg.f16x2 t, $3; fma.rn.f16x2 $0, $1, $2, t;}", "u", "uuu")
-fma_f16x2 = op("fma_f16x2", "fma.rn.f16x2 $0, $1, $2, $3;", "u", "uuu")
 
 # Weights: constant while the kernel runs. load4 passes the first-level cache by.
 load4 = _load("load4", "ld.global.nc.L1::no_allocate.v4.u32 {$0,$1,$2,$3}, [$4];", "uuuu")
@@ -176,24 +169,18 @@ load4f_cached = _load("load4f_cached", "ld.global.nc.v4.f32 {$0,$1,$2,$3}, [$4];
 load2 = _load("load2", "ld.global.nc.v2.u32 {$0,$1}, [$2];", "uu")
 load1 = _load("load1", "ld.global.nc.u32 $0, [$1];", "u")
 load_u16 = _load("load_u16", "{.reg .u16 t; ld.global.nc.u16 t, [$1]; cvt.u32.u16 $0, t;}", "u")
-load_u8 = _load("load_u8", "{.reg .u16 t; ld.global.nc.u8 t, [$1]; cvt.u32.u8 $0, t;}", "u")
-load_s8 = _load("load_s8", "{.reg .s16 t; ld.global.nc.s8 t, [$1]; cvt.s32.s8 $0, t;}", "i")
 # Data of this pass: may have been written while this kernel started (dependent launch), or by it.
 read4 = _load("read4", "ld.global.v4.u32 {$0,$1,$2,$3}, [$4];", "uuuu")
 read4f = _load("read4f", "ld.global.v4.f32 {$0,$1,$2,$3}, [$4];", "ffff")
 # Keys and values: read once, so they pass the first-level cache by.
 read4_once = _load("read4_once", "ld.global.L1::no_allocate.v4.u32 {$0,$1,$2,$3}, [$4];", "uuuu")
-read2_once = _load("read2_once", "ld.global.L1::no_allocate.v2.u32 {$0,$1}, [$2];", "uu")
 read2 = _load("read2", "ld.global.v2.u32 {$0,$1}, [$2];", "uu")
 read2f = _load("read2f", "ld.global.v2.f32 {$0,$1}, [$2];", "ff")
 read1 = _load("read1", "ld.global.u32 $0, [$1];", "u")
 read1i = _load("read1i", "ld.global.s32 $0, [$1];", "i")
 load1f = _load("load1f", "ld.global.f32 $0, [$1];", "f")
 read_u16 = _load("read_u16", "{.reg .u16 t; ld.global.u16 t, [$1]; cvt.u32.u16 $0, t;}", "u")
-read_u8 = _load("read_u8", "{.reg .u16 t; ld.global.u8 t, [$1]; cvt.u32.u8 $0, t;}", "u")
-read_s8 = _load("read_s8", "{.reg .s16 t; ld.global.s8 t, [$1]; cvt.s32.s8 $0, t;}", "i")
-# Records {f32 scale, i32 sum} of activations; nc: written before the kernel started.
-load_scale = _load("load_scale", "{.reg .b32 t; ld.global.nc.v2.b32 {t,$1}, [$2]; mov.b32 $0, t;}", "fi")
+# Records {f32 scale, i32 sum} of activations.
 read_scale = _load("read_scale", "{.reg .b32 t; ld.global.v2.b32 {t,$1}, [$2]; mov.b32 $0, t;}", "fi")
 
 store1 = _store("store1", "st.global.u32 [$0], $1;", "u")
@@ -208,14 +195,7 @@ store_u16 = _store("store_u16", "{.reg .u16 t; cvt.u16.u32 t, $1; st.global.u16 
 store_u8 = _store("store_u8", "{.reg .u16 t; cvt.u16.u32 t, $1; st.global.u8 [$0], t;}", "u")
 
 # Between blocks. fetch_inc(address, last) wraps to 0 after `last`, so that a counter resets itself.
-load_acquire = op("load_acquire", "ld.acquire.gpu.global.u32 $0, [$1];", "u", "l", effect=True, memory=True)
-add_release = op("add_release", "red.release.gpu.global.add.u32 [$0], $1;", "", "lu", effect=True, memory=True)
-fetch_add = op("fetch_add", "atom.acq_rel.gpu.global.add.u32 $0, [$1], $2;", "u", "lu", effect=True, memory=True)
 fetch_inc = op("fetch_inc", "atom.acq_rel.gpu.global.inc.u32 $0, [$1], $2;", "u", "lu", effect=True, memory=True)
-fence = _sync("fence", "fence.acq_rel.gpu;")
-fence_block = _sync("fence_block", "fence.acq_rel.cta;")
-# Barrier `number` (1 to 15) of `threads` threads of a block, a multiple of 32.
-barrier = op("barrier", "bar.sync $0, $1;", "", "uu", effect=True, memory=True, warp=True)
 
 # Shared memory by 32-bit addresses; shared_address takes the generic address of an array (`address_of`).
 shared_address = op("shared_address", "{.reg .u64 t; cvta.to.shared.u64 t, $1; cvt.u32.u64 $0, t;}", "u", "l")
@@ -229,8 +209,6 @@ shared_load4f = _shared_load("shared_load4f", "ld.shared.v4.f32 {$0,$1,$2,$3}, [
 shared_load_scale = _shared_load(
     "shared_load_scale", "{.reg .b32 t; ld.shared.v2.b32 {t,$1}, [$2]; mov.b32 $0, t;}", "fi"
 )
-shared_load_u16 = _shared_load("shared_load_u16", "{.reg .u16 t; ld.shared.u16 t, [$1]; cvt.u32.u16 $0, t;}", "u")
-shared_load_u8 = _shared_load("shared_load_u8", "{.reg .u16 t; ld.shared.u8 t, [$1]; cvt.u32.u8 $0, t;}", "u")
 shared_store1 = _shared_store("shared_store1", "st.shared.u32 [$0], $1;", "u")
 shared_store1i = _shared_store("shared_store1i", "st.shared.s32 [$0], $1;", "i")
 shared_store1f = _shared_store("shared_store1f", "st.shared.f32 [$0], $1;", "f")
@@ -256,19 +234,12 @@ def address_of(typing, array):
     return A(array), generate
 
 
-# Asynchronous copies, sm_80. copy_async_fill reads `bytes` of 16 and fills the others with zeros.
+# Asynchronous copies of 16 bytes, sm_80.
 copy_async = op("copy_async", "cp.async.cg.shared.global [$0], [$1], 16;", "", "ul", effect=True, memory=True)
-copy_async_fill = op(
-    "copy_async_fill", "cp.async.cg.shared.global [$0], [$1], 16, $2;", "", "ulu", effect=True, memory=True
-)
-copy_async8 = op("copy_async8", "cp.async.ca.shared.global [$0], [$1], 8;", "", "ul", effect=True, memory=True)
-copy_async4 = op("copy_async4", "cp.async.ca.shared.global [$0], [$1], 4;", "", "ul", effect=True, memory=True)
 copy_commit = _sync("copy_commit", "cp.async.commit_group;")
 # copy_waitN: at most N groups are still on their way.
 copy_wait0 = _sync("copy_wait0", "cp.async.wait_group 0;")
-copy_wait1 = _sync("copy_wait1", "cp.async.wait_group 1;")
 copy_wait2 = _sync("copy_wait2", "cp.async.wait_group 2;")
-copy_wait3 = _sync("copy_wait3", "cp.async.wait_group 3;")
 
 
 def _matrix_load(name: str, options: str, count: int) -> Any:
@@ -278,11 +249,6 @@ def _matrix_load(name: str, options: str, count: int) -> Any:
     return op(name, template, "u" * count, "u", effect=True, memory=True, warp=True)
 
 
-ldmatrix1 = _matrix_load("ldmatrix1", "", 1)
-ldmatrix2 = _matrix_load("ldmatrix2", "", 2)
-ldmatrix4 = _matrix_load("ldmatrix4", "", 4)
-ldmatrix1_trans = _matrix_load("ldmatrix1_trans", ".trans", 1)
-ldmatrix2_trans = _matrix_load("ldmatrix2_trans", ".trans", 2)
 ldmatrix4_trans = _matrix_load("ldmatrix4_trans", ".trans", 4)
 
 
@@ -311,7 +277,6 @@ mma_u8s8 = _mma("mma_u8s8", "m16n8k32", "s32.u8.s8.s32", 4, 2, 4, "i")  # sm_80
 mma_s8_k16 = _mma("mma_s8_k16", "m8n8k16", "s32.s8.s8.s32", 1, 1, 2, "i")
 mma_u8s8_k16 = _mma("mma_u8s8_k16", "m8n8k16", "s32.u8.s8.s32", 1, 1, 2, "i")
 mma_f16 = _mma("mma_f16", "m16n8k16", "f32.f16.f16.f32", 4, 2, 4, "f")  # sm_80
-mma_bf16 = _mma("mma_bf16", "m16n8k16", "f32.bf16.bf16.f32", 4, 2, 4, "f")  # sm_80
 mma_f16_k8 = _mma("mma_f16_k8", "m16n8k8", "f32.f16.f16.f32", 2, 1, 4, "f")
 
 # Lanes of a full warp.
@@ -322,8 +287,6 @@ shuffle_xor_f = op(
 shuffle_xor_i = op(
     "shuffle_xor_i", "shfl.sync.bfly.b32 $0, $1, $2, 0x1f, 0xffffffff;", "i", "iu", effect=True, warp=True
 )
-shuffle = op("shuffle", "shfl.sync.idx.b32 $0, $1, $2, 0x1f, 0xffffffff;", "u", "uu", effect=True, warp=True)
-shuffle_f = op("shuffle_f", "shfl.sync.idx.b32 $0, $1, $2, 0x1f, 0xffffffff;", "f", "fu", effect=True, warp=True)
 shuffle_i = op("shuffle_i", "shfl.sync.idx.b32 $0, $1, $2, 0x1f, 0xffffffff;", "i", "iu", effect=True, warp=True)
 
 # Ahead of loads, and between kernels.
