@@ -120,10 +120,15 @@ def quantise(x: Floats) -> tuple[NDArray[np.int8], NDArray[np.uint32]]:
 
 
 def _norm(x: Floats, weight: Floats | None, epsilon: float) -> Floats:
+    """Return RMSNorm with the kernel's order of additions, since a code may depend on the last bit."""
     if weight is None:
         return x
-    mean = np.square(x.astype(np.float64)).mean(-1, keepdims=True)
-    return (weight * (x / np.sqrt(mean + epsilon))).astype(np.float32)
+    lanes, total = x.reshape(*x.shape[:-1], -1, _BLOCK), np.zeros((*x.shape[:-1], _BLOCK), np.float32)
+    for block in range(lanes.shape[-2]):
+        total = reference_gemv.fma(lanes[..., block, :], lanes[..., block, :], total)
+    mean = reference_gemv.lane_sum(total, (16, 8, 4, 2, 1))[..., None] / np.float32(x.shape[-1])
+    factor = np.float32(1) / np.sqrt(mean + np.float32(epsilon))
+    return weight * (x * factor)
 
 
 def _rotate(x: Floats, cos: Floats, sin: Floats) -> Floats:
