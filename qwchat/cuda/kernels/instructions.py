@@ -173,6 +173,7 @@ load_u16 = _load("load_u16", "{.reg .u16 t; ld.global.nc.u16 t, [$1]; cvt.u32.u1
 read4 = _load("read4", "ld.global.v4.u32 {$0,$1,$2,$3}, [$4];", "uuuu")
 read4f = _load("read4f", "ld.global.v4.f32 {$0,$1,$2,$3}, [$4];", "ffff")
 # Keys and values: read once, so they pass the first-level cache by.
+read2_once = _load("read2_once", "ld.global.L1::no_allocate.v2.u32 {$0,$1}, [$2];", "uu")
 read4_once = _load("read4_once", "ld.global.L1::no_allocate.v4.u32 {$0,$1,$2,$3}, [$4];", "uuuu")
 read2 = _load("read2", "ld.global.v2.u32 {$0,$1}, [$2];", "uu")
 read2f = _load("read2f", "ld.global.v2.f32 {$0,$1}, [$2];", "ff")
