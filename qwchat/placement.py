@@ -161,7 +161,6 @@ def build_decoder(
         return on_cpu()
     if not request.needs_gpu and folder.total_bytes < LEAST_BYTES:
         return on_cpu(_SMALL)
-    sizes = part_sizes(folder, context, kv)
     try:
         gpu = open_gpu(request, make_driver)
     except (GpuError, GpuMemoryError) as error:
@@ -169,6 +168,7 @@ def build_decoder(
             raise
         return on_cpu(_clause(error))
     try:
+        sizes = part_sizes(folder, context, kv)
         placed = _choose_layers(sizes, request, gpu.gpu, gpu.free_bytes() + CONTEXT_BYTES - _SPARE_BYTES)
     except BaseException:
         gpu.close()
@@ -210,9 +210,9 @@ def open_gpu(request: DeviceRequest, make_driver: DriverFactory | None = None) -
         GpuMemoryError: it has no memory for a context.
         UsageError: no GPU has the wanted number.
     """
+    driver = (make_driver or _libcuda)()
     from qwchat.cuda.device import OpenGpu, find_gpus, select_gpu
 
-    driver = (make_driver or _libcuda)()
     return OpenGpu(driver, select_gpu(find_gpus(driver), request.index))
 
 
@@ -232,6 +232,9 @@ def build_gpu_decoder(
 
 
 def _libcuda() -> Driver:
+    from qwchat.cuda.library import load_library
+
+    load_library()  # Without a driver nothing else is imported, so that the start takes no longer.
     from qwchat.cuda.libcuda import LibCuda
 
     return LibCuda()

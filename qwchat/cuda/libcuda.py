@@ -12,7 +12,7 @@ from ctypes import byref, c_float, c_int, c_size_t, c_void_p
 from typing import Any
 
 from qwchat.cuda.driver import Attribute
-from qwchat.cuda.driver_errors import NOT_READY, SUCCESS, error_of, missing_function, no_driver
+from qwchat.cuda.driver_errors import NOT_READY, SUCCESS, error_of, missing_function
 from qwchat.cuda.libcuda_types import (
     ADDRESS,
     CAPTURE_THREAD_LOCAL,
@@ -28,8 +28,8 @@ from qwchat.cuda.libcuda_types import (
     LaunchAttribute,
     LaunchConfig,
 )
+from qwchat.cuda.library import LIBRARY, load_library
 
-LIBRARY = "libcuda.so.1"
 _LOG_BYTES = 8192
 _NAME_BYTES = 256
 _PARAMETER_TYPES: dict[str, Any] = {"l": ctypes.c_uint64, "i": ctypes.c_int32, "f": ctypes.c_float}
@@ -46,10 +46,7 @@ class LibCuda:
     """
 
     def __init__(self, library: str = LIBRARY) -> None:
-        try:
-            self._library = ctypes.CDLL(library)
-        except OSError as error:
-            raise no_driver(library) from error
+        self._library = load_library(library)
         self._functions: dict[str, Any] = {}
         self._serialise = LaunchAttribute(PROGRAMMATIC_STREAM_SERIALISATION, 0, 1)
 
