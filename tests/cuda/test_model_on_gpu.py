@@ -157,6 +157,31 @@ def test_each_call_may_fail_on_the_command_line(
         assert made[-1].retained.total() == (call == "release_context"), call
 
 
+def test_a_chat_goes_on_after_a_lost_context(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Check that the reply ends with one line, that the session has both turns, and that the CPU gives the next."""
+    driver = new_driver(lose=(40, 700))
+    monkeypatch.setattr(placement, "_libcuda", lambda: driver)
+    monkeypatch.setenv("QWCHAT_SESSIONS", str(tmp_path))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"the hello\nthe answer\n")))
+    command = ("chat", str(folder), "--device", "cuda", "--ctx", "128", "--max-tokens", "6", "--temp", "0")
+    assert program(*command) == 0
+    output = capfd.readouterr()
+    assert [line for line in output.err.splitlines() if "error" in line] == [
+        "qwchat: error: the GPU stopped: illegal address (CUDA error 700 in synchronise_stream): "
+        "the next reply runs on the CPU"
+    ]
+    assert output.out.strip(), "the second reply"
+    (session,) = tmp_path.glob("*/session.jsonl")
+    nodes = [json.loads(line)["node"] for line in session.read_text().splitlines()[1:]]
+    assert [node["role"] for node in nodes] == ["user", "assistant"] * 2
+    assert [node["content"] for node in nodes[::2]] == ["the hello", "the answer"]
+    assert [node["finish_reason"] for node in nodes[1::2]] == ["cancelled", "length"]
+    assert nodes[1]["token_ids"], "what was written before the GPU stopped"
+    assert not driver.retained.total()
+
+
 def test_logits_of_the_python_interface(driver: FakeDriver, folder: Path) -> None:
     with qwchat.load(folder, device="cpu", context=64) as cpu, qwchat.load(folder, device="cuda", context=64) as gpu:
         ids = list(range(20))
