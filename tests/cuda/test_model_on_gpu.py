@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -115,9 +117,14 @@ def test_a_context_that_is_lost_in_a_reply_is_an_error_of_its_own(
 
 
 def program(*arguments: str) -> int:
-    """Run the command line in this process and return its exit code."""
-    with pytest.raises(SystemExit) as end:
-        main(list(arguments))
+    """Run the command line in this process, which keeps its handlers of Ctrl-C, and return the exit code."""
+    handler, hook = signal.getsignal(signal.SIGINT), sys.unraisablehook
+    try:
+        with pytest.raises(SystemExit) as end:
+            main(list(arguments))
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        sys.unraisablehook = hook
     return int(end.value.code or 0)
 
 

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import itertools
 import json
+import multiprocessing
 import re
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from quant.machine import usable_processors
 from qwchat.cuda.kernels.sources import digest
 from qwchat.cuda.kernels.toolchain import ISA, compile_unit
 from qwchat.cuda.kernels.unit import Kernel
@@ -36,7 +40,9 @@ def main(arguments: list[str]) -> int:
     if unknown:
         parser.error(f"no unit is named {', '.join(unknown)}; there are {', '.join(units)}")
     names = given.units or list(units)
-    differing = [file for name in names for file in _compile(units[name], given.check)]
+    with ProcessPoolExecutor(min(len(names), len(usable_processors())), multiprocessing.get_context("fork")) as pool:
+        compiled = pool.map(_compile, names, itertools.repeat(given.check))
+        differing = [file for files in compiled for file in files]
     if not given.units:
         differing += _remove_others(set(units), given.check)
     if given.check:
@@ -45,8 +51,9 @@ def main(arguments: list[str]) -> int:
     return int(given.check and bool(differing))
 
 
-def _compile(entry: Entry, check: bool) -> list[Path]:
+def _compile(unit_name: str, check: bool) -> list[Path]:
     """Compile a unit for its targets; write the files that differ, unless `check`. Return those."""
+    entry = all_units()[unit_name]
     texts = {target: compile_unit(unit, target) for target, unit in entry.variants.items()}
     name = entry.variants[min(entry.variants)].name
     contents = {PTX_FOLDER / f"sm_{target}" / f"{name}.ptx": text for target, text in texts.items()}
