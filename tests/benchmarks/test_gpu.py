@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -87,3 +88,8 @@ def test_random_weights_keep_activations_near_one(preset: str) -> None:
         values = dequantise(packed)
         assert values.shape == packed.shape
         assert 0.3 < np.linalg.norm(values, axis=1).mean() < 0.8
+
+
+def test_the_tests_of_kernels_exist() -> None:
+    root = Path(__file__).parents[2]
+    assert [name for name in benchmark.KERNEL_TESTS if not (root / name).is_file()] == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from functools import cache
 
-from tests.cuda.interpreter import Kernel
+from tests.cuda.interpreter.kernel import Kernel
 
 SHARED_LIMIT = 48 << 10
 

@@ -9,6 +9,7 @@ import ctypes
 import math
 import re
 from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -93,6 +94,7 @@ class GpuKernel:
         entry = text[re.search(rf"\.entry\s+{re.escape(name)}\b", text).end() :]
         kinds = _PARAMETER.findall(entry.partition(")")[0])
         self._letters = "".join(_LETTERS[kind] for kind in kinds)
+        self.program = SimpleNamespace(name=name)
         self._handle = gpu.driver.find_kernel(gpu.driver.load_module(text), name)
 
     def run(

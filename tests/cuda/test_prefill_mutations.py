@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -11,6 +12,7 @@ from qwchat.cuda.kernels import reference_prefill
 from qwchat.cuda.manifest import kernels, ptx_text
 from tests.cuda.interpreter import Kernel
 from tests.cuda.mutations import survivors
+from tests.cuda.prefill_row_checks import check_norm, check_rope, check_silu
 from tests.cuda.prefill_runs import (
     AttentionCase,
     assert_close,
@@ -106,3 +108,21 @@ def test_a_barrier_of_a_product_is_needed(name: str, target: int, kind: tuple[st
 def test_a_barrier_of_attention_is_needed() -> None:
     check = attention_check(AttentionCase("f16", 64, 2, 1, 9, 140))
     assert unnoticed("prefill_attention_f16_d64", 90, check, ("barrier",), 0) == []
+
+
+HARMLESS = re.compile(r"swap: (selp\.b64 .*(-1, 0|, 0), %p|selp\.b32 .*1, 2, %p|sub\.s64)")
+"""The step to an element after the last one; the order in which blocks take keys and values; n - n."""
+ROPES = ((7, 1, 1, 64), (5, 2, 2, 128))
+ROWS: list[tuple[str, Check]] = [
+    ("norm_rows_f16", lambda kernel: [check_norm(kernel, *shape) for shape in ((2, 32), (16, 2560), (2, 8224))]),
+    ("silu_f16", lambda kernel: [check_silu(kernel, *shape) for shape in ((2, 32), (16, 2560), (1, 4864))]),
+    ("rope_append_f16", lambda kernel: [check_rope(kernel, "f16", True, *shape) for shape in ROPES]),
+    ("rope_append_q8", lambda kernel: [check_rope(kernel, "q8", True, *shape) for shape in ROPES]),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "check"), ROWS, ids=[name for name, _ in ROWS])
+def test_changes_of_kernels_of_rows_are_noticed(name: str, check: Check) -> None:
+    found = [each for each in unnoticed(name, 80, check, KINDS, 0) if not HARMLESS.search(each)]
+    assert found == []
