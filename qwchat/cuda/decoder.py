@@ -93,6 +93,7 @@ class CudaDecoder:
         self._memory, modules = DeviceMemory(gpu), Modules(gpu, ptx)
         stream = Stream(gpu.driver)
         gpu.on_close(stream.destroy)
+        gpu.wait_before_close(stream.synchronise)
         self._access = HostAccess(gpu, stream)
         weights = CudaWeights(self._memory, arrays.weight_arrays, folder)
         self._space = CudaWorkspace(gpu, self._memory, self._access, config, arrays.workspace_arrays)

@@ -126,6 +126,7 @@ class OpenGpu:
     def __init__(self, driver: Driver, gpu: Gpu) -> None:
         self.driver, self.gpu, self.target = driver, gpu, gpu.target
         self._callbacks: list[Callable[[], None]] = []
+        self._waits: list[Callable[[], None]] = []
         self._context = driver.retain_context(gpu.index)
         self.on_close(lambda: driver.release_context(gpu.index))
         try:
@@ -147,6 +148,10 @@ class OpenGpu:
         """Call `destroy` when the device is closed, before everything that was registered earlier."""
         self._callbacks.append(destroy)
 
+    def wait_before_close(self, wait: Callable[[], None]) -> None:
+        """Call `wait` before anything is destroyed: the work that it waits for uses memory that is freed then."""
+        self._waits.append(wait)
+
     def activate(self) -> None:
         """Make the context current in this thread."""
         self.driver.set_context(self._context)
@@ -162,8 +167,10 @@ class OpenGpu:
         the process ends.
         """
         if self._callbacks:
-            with suppress(QwchatError):
-                self.activate()
+            for prepare in (self.activate, *self._waits):
+                with suppress(QwchatError):
+                    prepare()
+        self._waits.clear()
         while self._callbacks:
             with suppress(QwchatError):
                 self._callbacks.pop()()

@@ -23,9 +23,16 @@ from tests.cuda.test_launch import KERNELS
 from tests.tiers import count
 
 ENDING = {
-    *("destroy_graph", "destroy_executable", "unload_module", "destroy_stream", "free", "free_host"),
+    *("destroy_graph", "destroy_executable", "unload_module", "destroy_stream", "destroy_event", "free", "free_host"),
     *("set_context", "release_context"),
 }
+
+
+def last_wait(log: list[str]) -> int:
+    """Return the number of the call that waits for the work on a decoder's stream before everything is destroyed."""
+    return max(number for number, call in enumerate(log) if call == "synchronise_stream")
+
+
 DATA = np.arange(2048, dtype=np.float32)
 
 

@@ -87,6 +87,7 @@ def hostile(tmp_path: Path) -> Path:
         (folder / name).write_text(text)
     for name in ("bomb.nbi", "bomb.nbc", "bomb.pkl"):
         (folder / "cache" / name).write_bytes(pickle.dumps(Bomb()))
+    (folder / "libcuda.so.1").write_bytes(b"\x7fELF")
     (folder / ".git").mkdir()
     (folder / PROJECT_FILE).write_text("temp = 0.5\n")
     return folder

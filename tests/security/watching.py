@@ -27,6 +27,8 @@ def audit(event, arguments):
         path = os.path.normpath(os.path.join(os.getcwd(), os.fsdecode(arguments[0])))
         # os.open has no mode in its event and may be relative to another folder; then the path does not exist here.
         elsewhere = event == "open" and arguments[1] is None and not os.path.lexists(path)
+        # The system looks for a library without a folder in its own folders; inotify tells if it looks here.
+        elsewhere |= event == "ctypes.dlopen" and "/" not in os.fsdecode(arguments[0])
         if not elsewhere and (path == folder or path.startswith(folder + os.sep)):
             os.write(descriptor, json.dumps([event, path]).encode() + b"\\n")
     if event in ("pickle.find_class", "marshal.load", "os.system"):
