@@ -13,13 +13,12 @@ from qwchat.cpu.build import build_decoder as build_cpu_decoder
 from qwchat.errors import GpuError, GpuMemoryError, UsageError
 from qwchat.model.context_limits import choose_context
 from qwchat.model.decoder import Decoder
-from qwchat.model.gpu_memory import CONTEXT_BYTES, PartSizes, choose_kv_kind, stored_tensors
-from qwchat.model.split_decoder import SplitDecoder
 
 if TYPE_CHECKING:
     from qwchat.cpu.decoder import CpuDecoder
     from qwchat.cuda.device import Gpu, OpenGpu
     from qwchat.cuda.driver import Driver
+    from qwchat.model.gpu_memory import PartSizes
 
 LEAST_BYTES = 64 << 20
 """Smaller models stay on the CPU with `auto`: they have answered before a context on a GPU is open."""
@@ -169,6 +168,8 @@ def build_decoder(
         return on_cpu(_clause(error))
     try:
         sizes = part_sizes(folder, context, kv)
+        from qwchat.model.gpu_memory import CONTEXT_BYTES
+
         placed = _choose_layers(sizes, request, gpu.gpu, gpu.free_bytes() + CONTEXT_BYTES - _SPARE_BYTES)
     except BaseException:
         gpu.close()
@@ -196,6 +197,8 @@ def preview(folder: ModelFolder, make_driver: DriverFactory | None = None) -> Pl
 
 def part_sizes(folder: ModelFolder, context: int | None, kv: str) -> PartSizes:
     """Return the memory that each part of a model needs on a GPU. Raises UsageError for a bad context."""
+    from qwchat.model.gpu_memory import PartSizes, choose_kv_kind, stored_tensors
+
     config = folder.config
     positions = choose_context(config, context)
     tensors = stored_tensors(config, folder.tensor)
@@ -317,6 +320,8 @@ class _GpuBuild:
         if not first:
             return last
         try:
+            from qwchat.model.split_decoder import SplitDecoder
+
             return SplitDecoder(self._rest(range(first)), last)
         except BaseException:
             last.close()
