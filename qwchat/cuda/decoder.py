@@ -20,7 +20,7 @@ from qwchat.cuda.memory import DeviceMemory, Stream
 from qwchat.cuda.modules import Modules
 from qwchat.cuda.passes import Passes, groups
 from qwchat.cuda.prefill_stages import PrefillStages
-from qwchat.cuda.stages import DecodeStages
+from qwchat.cuda.stages import DecodeStages, StageParts
 from qwchat.cuda.upload import Uploader
 from qwchat.cuda.weights import CudaWeights
 from qwchat.cuda.workspace import CudaWorkspace
@@ -97,10 +97,10 @@ class CudaDecoder:
         self._access = HostAccess(gpu, stream)
         weights = CudaWeights(self._memory, arrays.weight_arrays, folder)
         self._space = CudaWorkspace(gpu, self._memory, self._access, config, arrays.workspace_arrays)
-        parts = (gpu, modules, config, weights, self._space, self._kind, self.layers)
-        stages = DecodeStages(*parts)
+        parts = StageParts(gpu, modules, config, weights, self._space, self._kind, self.layers)
+        stages = DecodeStages(parts)
         self._check_kernels(folder.path, modules, stages)
-        self.passes = Passes(gpu, stream, self._space, stages, PrefillStages(*parts))
+        self.passes = Passes(gpu, stream, self._space, stages, PrefillStages(parts))
         report = None if progress is None else _Total(progress, arrays.weights).add
         with Uploader(gpu.driver, progress=report) as uploader:
             weights.upload(uploader)

@@ -9,13 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from quant.model_config import ModelConfig
-from qwchat.cuda.device import OpenGpu
 from qwchat.cuda.kv_cache import CudaCache
 from qwchat.cuda.launch import Launch, prepare
-from qwchat.cuda.modules import Modules
-from qwchat.cuda.weights import CudaWeights, DeviceMatrix
-from qwchat.cuda.workspace import CudaWorkspace
+from qwchat.cuda.stages import StageParts
+from qwchat.cuda.weights import DeviceMatrix
 
 _BLOCK_TILES, _BLOCK_TOKENS = 8, 64  # that a block of a product takes
 _ROPE_HEADS = 8  # heads that a block rotates
@@ -26,27 +23,12 @@ class PrefillStages:
     """Builds the launches of prefill passes.
 
     Args:
-        gpu: the device.
-        modules: where kernels are loaded.
-        config: the model's shapes.
-        weights: the model's, on the device.
-        space: buffers.
-        kind: kind of the KV caches.
-        layers: the layers that are loaded.
+        parts: what launches are built from.
     """
 
-    def __init__(
-        self,
-        gpu: OpenGpu,
-        modules: Modules,
-        config: ModelConfig,
-        weights: CudaWeights,
-        space: CudaWorkspace,
-        kind: str,
-        layers: range,
-    ) -> None:
-        self._modules, self._config, self._weights = modules, config, weights
-        self._space, self._kind, self._layers = space, kind, layers
+    def __init__(self, parts: StageParts) -> None:
+        self._modules, self._config, self._weights = parts.modules, parts.config, parts.weights
+        self._space, self._kind, self._layers = parts.space, parts.kind, parts.layers
 
     def layer(self, layer: int, tokens: int, cache: CudaCache) -> Iterator[Launch]:
         """Yield the launches of a layer."""

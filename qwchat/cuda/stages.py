@@ -8,6 +8,7 @@ have programmatic dependent launch a kernel may begin before its predecessor has
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 
 from quant.formats.format import tile_count
@@ -33,10 +34,11 @@ _PROJECTIONS = (
 )
 
 
-class DecodeStages:
-    """Builds the launches of decode passes.
+@dataclass(frozen=True)
+class StageParts:
+    """What the launches of a model's passes are built from.
 
-    Args:
+    Attributes:
         gpu: the device.
         modules: where kernels are loaded.
         config: the model's shapes.
@@ -46,18 +48,26 @@ class DecodeStages:
         layers: the layers that are loaded.
     """
 
-    def __init__(
-        self,
-        gpu: OpenGpu,
-        modules: Modules,
-        config: ModelConfig,
-        weights: CudaWeights,
-        space: CudaWorkspace,
-        kind: str,
-        layers: range,
-    ) -> None:
+    gpu: OpenGpu
+    modules: Modules
+    config: ModelConfig
+    weights: CudaWeights
+    space: CudaWorkspace
+    kind: str
+    layers: range
+
+
+class DecodeStages:
+    """Builds the launches of decode passes.
+
+    Args:
+        parts: what launches are built from.
+    """
+
+    def __init__(self, parts: StageParts) -> None:
+        gpu, modules, config = parts.gpu, parts.modules, parts.config
         self._gpu, self._modules, self._config = gpu, modules, config
-        self._weights, self._space, self._kind, self._layers = weights, space, kind, layers
+        self._weights, self._space, self._kind, self._layers = parts.weights, parts.space, parts.kind, parts.layers
         self._head_name = _EMBEDDING if config.tie_word_embeddings else "lm_head.weight"
         self._prepare = partial(prepare, modules, overlap=gpu.target >= 90)
         processors = gpu.gpu.multiprocessors
