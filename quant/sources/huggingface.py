@@ -35,26 +35,40 @@ from quant.sources.source import Rows, Source, TensorInfo, describe_tensors, sho
 
 MAX_INDEX_BYTES = 16 << 20
 _MAX_NAME_BYTES = 255  # limit of the usual file systems
-_NAMES = {"BF16": "bf16", "F16": "f16", "F32": "f32"}
-_DTYPES: dict[str, np.dtype[Any]] = {"BF16": np.dtype("<u2"), "F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "BF16": np.dtype("<u2"),
+    "F16": np.dtype("<f2"),
+    "F32": np.dtype("<f4"),
+    "U8": np.dtype("u1"),
+    "I32": np.dtype("<i4"),
+    "I64": np.dtype("<i8"),
+}
 _REQUIRED_FILES = ("config.json", "tokenizer.json")
 
 
 class HuggingFaceCheckpoint(Source):
-    """Opened checkpoint folder. Small files are read, headers checked, and weights mapped on first use."""
+    """Opened checkpoint folder. Small files are read, headers checked, and weights mapped on first use.
+
+    Attributes:
+        stored: position, type and shape of each tensor by name, in file order.
+    """
 
     def __init__(
         self, path: Path, stored: dict[str, StoredTensor], small_files: dict[str, bytes], fingerprint: str
     ) -> None:
         self._path = path
         self._fingerprint = fingerprint
-        self._stored = stored
+        self.stored = stored
         self._small_files = small_files
         self._maps: dict[Path, mmap.mmap] = {}
 
     @classmethod
-    def open(cls, folder: str | Path) -> HuggingFaceCheckpoint:
+    def open(cls, folder: str | Path, *, integers: bool = False) -> HuggingFaceCheckpoint:
         """Open a folder with model.safetensors, or with the shards that model.safetensors.index.json lists.
+
+        Args:
+            folder: checkpoint folder.
+            integers: whether the files may contain tensors of integers, which only `raw` reads.
 
         Raises:
             CheckpointError: a file is missing, malformed or out of bounds, or two files contradict each other.
@@ -66,7 +80,7 @@ class HuggingFaceCheckpoint(Source):
         stored: dict[str, StoredTensor] = {}
         digest = hashlib.sha256()
         for file, listed in files.items():
-            found, header, sample = read_header(file)
+            found, header, sample = read_header(file, integers=integers)
             _check_listing(file, listed, found)
             for name, tensor in found.items():
                 if name in stored:
@@ -94,16 +108,26 @@ class HuggingFaceCheckpoint(Source):
         """SHA-256 (hex) of the small files, the shard headers and sizes, and a sample of the weights."""
         return self._fingerprint
 
+    @property
+    def config_file(self) -> Path:
+        """Path of config.json."""
+        return self._path / "config.json"
+
     @cached_property
-    def config(self) -> ModelConfig:
-        """Hyperparameters from config.json."""
-        file = self._path / "config.json"
+    def config_values(self) -> Mapping[str, Any]:
+        """Content of config.json, unchecked."""
+        file = self.config_file
         data = self._small_files.get("config.json")
         if data is None:
             raise missing_file_error(file, CheckpointError)
         if len(data) > MAX_CONFIG_BYTES:
             raise too_large_error(file, MAX_CONFIG_BYTES, CheckpointError)
-        return parse_config(parse_json_object(data, str(file), CheckpointError), str(file))
+        return parse_json_object(data, str(file), CheckpointError)
+
+    @cached_property
+    def config(self) -> ModelConfig:
+        """Hyperparameters from config.json."""
+        return parse_config(self.config_values, str(self.config_file))
 
     @cached_property
     def files(self) -> Mapping[str, bytes]:
@@ -123,7 +147,7 @@ class HuggingFaceCheckpoint(Source):
     def tensors(self) -> Mapping[str, TensorInfo]:
         """All tensors by name, in file order."""
         return {
-            name: TensorInfo(stored.shape, _NAMES[stored.dtype], stored.nbytes) for name, stored in self._stored.items()
+            name: TensorInfo(stored.shape, stored.dtype.lower(), stored.nbytes) for name, stored in self.stored.items()
         }
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Rows:
@@ -131,35 +155,16 @@ class HuggingFaceCheckpoint(Source):
 
         bf16 and f16 are converted exactly. Values are not checked: NaN and Inf pass through.
         """
-        raw = self._raw(name, start, stop)
+        raw = self.raw(name, start, stop)
         if raw.dtype == np.uint16:
             return bf16_to_f32(raw)
         return raw.astype(np.float32)
 
-    def release(self, name: str, start: int, stop: int) -> None:
-        """Let the system drop the pages of rows `start` to `stop`, exclusive. They will not be read again."""
-        tensor = self._find(name)
-        row_bytes = tensor.nbytes // tensor.shape[0]
-        first = -(-(tensor.start + start * row_bytes) // mmap.PAGESIZE) * mmap.PAGESIZE
-        last = (tensor.start + stop * row_bytes) // mmap.PAGESIZE * mmap.PAGESIZE
-        if last > first and tensor.file in self._maps:
-            self._maps[tensor.file].madvise(mmap.MADV_DONTNEED, first, last - first)
+    def raw(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
+        """Return rows `start` to `stop`, exclusive, as a view of the mapped file. bf16 numbers are u2.
 
-    def close(self) -> None:
-        """Unmap the files."""
-        for mapped in self._maps.values():
-            with suppress(BufferError):  # a view is still in use; the file is unmapped when it is deleted
-                mapped.close()
-        self._maps.clear()
-
-    def _find(self, name: str) -> StoredTensor:
-        try:
-            return self._stored[name]
-        except KeyError:
-            raise CheckpointError(f"{self._path} has no tensor {name}") from None
-
-    def _raw(self, name: str, start: int, stop: int | None) -> NDArray[Any]:
-        """Return a view of the mapped file. The caller must not keep it."""
+        The caller must not keep the view.
+        """
         tensor = self._find(name)
         mapped = self._maps.get(tensor.file)
         if mapped is None:
@@ -180,6 +185,28 @@ class HuggingFaceCheckpoint(Source):
         offset = tensor.start + start * width * dtype.itemsize
         flat = np.frombuffer(mapped, dtype=dtype, count=(stop - start) * width, offset=offset)
         return flat.reshape(stop - start, *tensor.shape[1:])
+
+    def release(self, name: str, start: int, stop: int) -> None:
+        """Let the system drop the pages of rows `start` to `stop`, exclusive. They will not be read again."""
+        tensor = self._find(name)
+        row_bytes = tensor.nbytes // tensor.shape[0]
+        first = -(-(tensor.start + start * row_bytes) // mmap.PAGESIZE) * mmap.PAGESIZE
+        last = (tensor.start + stop * row_bytes) // mmap.PAGESIZE * mmap.PAGESIZE
+        if last > first and tensor.file in self._maps:
+            self._maps[tensor.file].madvise(mmap.MADV_DONTNEED, first, last - first)
+
+    def close(self) -> None:
+        """Unmap the files."""
+        for mapped in self._maps.values():
+            with suppress(BufferError):  # a view is still in use; the file is unmapped when it is deleted
+                mapped.close()
+        self._maps.clear()
+
+    def _find(self, name: str) -> StoredTensor:
+        try:
+            return self.stored[name]
+        except KeyError:
+            raise CheckpointError(f"{self._path} has no tensor {name}") from None
 
 
 def _shards(folder: Path) -> dict[Path, set[str] | None]:

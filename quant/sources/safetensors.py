@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -21,7 +22,8 @@ from quant.safe_files import open_regular_file, parse_json_object
 from quant.sources.source import short_name
 
 MAX_HEADER_BYTES = 16 << 20  # The format allows 100 MB; 1,024 layers need 2 MB.
-_ITEM_BYTES = {"BF16": 2, "F16": 2, "F32": 4}
+_FLOAT_BYTES = {"BF16": 2, "F16": 2, "F32": 4}
+_INTEGER_BYTES = {"U8": 1, "I32": 4, "I64": 8}
 _MAX_DIMENSIONS = 8
 
 
@@ -41,8 +43,12 @@ class StoredTensor:
         return self.stop - self.start
 
 
-def read_header(file: Path) -> tuple[dict[str, StoredTensor], bytes, bytes]:
+def read_header(file: Path, *, integers: bool = False) -> tuple[dict[str, StoredTensor], bytes, bytes]:
     """Parse and check the header of one safetensors file.
+
+    Args:
+        file: file to read.
+        integers: whether the file may contain U8, I32 and I64 tensors besides BF16, F16 and F32.
 
     Returns:
         The tensors by name, the bytes of the header, and the digest of a sample of the file.
@@ -58,16 +64,17 @@ def read_header(file: Path) -> tuple[dict[str, StoredTensor], bytes, bytes]:
             sample = _sample(stream, size)
     except OSError as exc:
         raise CheckpointError(f"{file} cannot be read: {exc.strerror}") from exc
-    return _parse_header(header, file, size), header, sample
+    return _parse_header(header, file, size, integers), header, sample
 
 
-def parse_header(header_file: Path, file: Path, size: int) -> dict[str, StoredTensor]:
+def parse_header(header_file: Path, file: Path, size: int, *, integers: bool = False) -> dict[str, StoredTensor]:
     """Parse and check a header that was downloaded before the rest of its file.
 
     Args:
         header_file: file that begins with the header.
         file: future file of the tensors.
         size: future size of `file` in bytes.
+        integers: as for `read_header`.
 
     Raises:
         CheckpointError: as for `read_header`.
@@ -77,7 +84,7 @@ def parse_header(header_file: Path, file: Path, size: int) -> dict[str, StoredTe
             header = _read_header(stream, file, size)
     except OSError as exc:
         raise CheckpointError(f"{file} cannot be read: {exc.strerror}") from exc
-    return _parse_header(header, file, size)
+    return _parse_header(header, file, size, integers)
 
 
 def _read_header(stream: BinaryIO, file: Path, size: int) -> bytes:
@@ -93,23 +100,27 @@ def _read_header(stream: BinaryIO, file: Path, size: int) -> bytes:
     return stream.read(length)
 
 
-def _parse_header(header: bytes, file: Path, size: int) -> dict[str, StoredTensor]:
+def _parse_header(header: bytes, file: Path, size: int, integers: bool) -> dict[str, StoredTensor]:
     entries = parse_json_object(header, f"the header of {file}", CheckpointError)
     entries.pop("__metadata__", None)
     base = 8 + len(header)
-    tensors = {name: _parse_entry(file, name, entry, base, size) for name, entry in entries.items()}
+    item_bytes = _FLOAT_BYTES | _INTEGER_BYTES if integers else _FLOAT_BYTES
+    tensors = {name: _parse_entry(file, name, entry, base, size, item_bytes) for name, entry in entries.items()}
     _check_ranges(file, tensors, base, size)
     return tensors
 
 
-def _parse_entry(file: Path, name: str, entry: object, base: int, size: int) -> StoredTensor:
+def _parse_entry(
+    file: Path, name: str, entry: object, base: int, size: int, item_bytes: Mapping[str, int]
+) -> StoredTensor:
     where = f"{file}: tensor {short_name(name)!r}"
     if not isinstance(entry, dict):
         raise CheckpointError(f"{where} has an entry that is not an object; download the file again")
     dtype = entry.get("dtype")
     shape, offsets = _natural_numbers(entry.get("shape")), _natural_numbers(entry.get("data_offsets"))
-    if not isinstance(dtype, str) or dtype not in _ITEM_BYTES:
-        raise CheckpointError(f"{where} has dtype {short_repr(dtype)}; supported are BF16, F16 and F32")
+    if not isinstance(dtype, str) or dtype not in item_bytes:
+        *others, last = item_bytes
+        raise CheckpointError(f"{where} has dtype {short_repr(dtype)}; supported are {', '.join(others)} and {last}")
     if not shape or len(shape) > _MAX_DIMENSIONS or min(shape) < 1:
         raise CheckpointError(f"{where} has the shape {short_repr(entry.get('shape'))}; expected positive integers")
     if offsets is None or len(offsets) != 2 or offsets[0] > offsets[1]:
@@ -121,7 +132,7 @@ def _parse_entry(file: Path, name: str, entry: object, base: int, size: int) -> 
         raise CheckpointError(
             f"{where} ends at byte {stop:,}, but the file has {size:,}; it is truncated, download it again"
         )
-    expected = math.prod(shape) * _ITEM_BYTES[dtype]
+    expected = math.prod(shape) * item_bytes[dtype]
     if stop - start != expected:
         raise CheckpointError(f"{where}: {dtype}{shape} needs {expected:,} bytes, but its range has {stop - start:,}")
     return StoredTensor(file, dtype, tuple(shape), start, stop)
