@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +22,10 @@ from numpy.typing import NDArray
 from quant.destination import check_destination
 from quant.errors import ArgumentError, CheckpointError, FormatError
 from quant.families import parameter_count
-from quant.formats import IntegerFormat, PackedTensor, find_format, layout
+from quant.formats import IntegerFormat, PackedTensor, find_format
 from quant.formats.format import TILE_ROWS
 from quant.machine import usable_processors
-from quant.policy import ConversionSpec, TensorPlan, conversion_spec, plan_tensors
-from quant.presets import DEFAULT_PRESET
+from quant.policy import ConversionSpec, TensorPlan, conversion_spec, keep_home, plan_tensors
 from quant.quantisers import machine_code, quantise
 from quant.quantisers.machine_code import CompileStage, CompilingQuantiser, WaitingForCompiler
 from quant.sources import QuantisedRows, Source, check_tensors, open_source
@@ -117,7 +116,7 @@ def convert(
     source: str | Path,
     destination: str | Path,
     *,
-    preset: str = DEFAULT_PRESET,
+    preset: str | None = None,
     bits: int | None = None,
     group_size: int | None = None,
     resume: bool = False,
@@ -125,15 +124,15 @@ def convert(
     force: bool = False,
     threads: int | None = None,
 ) -> Generator[ConversionEvent, None, None]:
-    """Convert the checkpoint folder `source` into the model folder `destination`.
+    """Convert the checkpoint `source` into the model folder `destination`.
 
     The work is done while the caller iterates. Closing the iterator stops the conversion and keeps the finished tensors
     for `resume`. After an error, `destination` is as it was before.
 
     Args:
-        source: checkpoint folder.
+        source: checkpoint, as for `quant.sources.open_source`.
         destination: model folder to create; its parent folder must exist.
-        preset: name of a preset; see `quant.policy`.
+        preset: name of a preset; see `quant.policy`. None: `imported` if the source is quantised, otherwise `q4`.
         bits: bits per weight, as an alternative to `preset`.
         group_size: weights per group, as an alternative to `preset`.
         resume: continue what an earlier attempt left.
@@ -150,10 +149,10 @@ def convert(
         FormatError: the shape of a tensor does not fit its format.
         DiskFullError: the disk of the destination is full.
     """
-    spec = conversion_spec(preset, bits, group_size)
     if threads is not None and threads < 1:
         raise ArgumentError(f"{threads} threads are not enough; give 1 or more")
     with open_source(source) as opened:
+        spec = conversion_spec(preset, bits, group_size, quantised=opened.quantised)
         yield from convert_source(
             opened, destination, spec, resume=resume, dry_run=dry_run, force=force, threads=threads
         )
@@ -295,10 +294,8 @@ def _quantise_chunk(source: Source, tensor: TensorPlan, start: int, stop: int) -
     if not peak <= MAX_WEIGHT:  # also true for NaN
         raise CheckpointError(_describe_bad_value(source, tensor, start, values))
     try:
-        kept_format = _format_keeping_codes(source, tensor)
-        if isinstance(rows, QuantisedRows) and kept_format is not None:
-            packed = kept_format.pack(rows.codes, rows.scales, tensor.group_size, zeros=rows.zeros)
-            squared_errors = np.zeros(values.shape[0])
+        if isinstance(rows, QuantisedRows) and tensor.kept:
+            packed, squared_errors = _keep_codes(rows, tensor), np.zeros(values.shape[0])
         else:
             packed, squared_errors = quantise(tensor.format, values, tensor.group_size)
     except FormatError as exc:
@@ -306,6 +303,18 @@ def _quantise_chunk(source: Source, tensor: TensorPlan, start: int, stop: int) -
     matrix = values.reshape(values.shape[0], -1)
     squares = np.einsum("ij,ij->i", matrix, matrix, dtype=np.float64)
     return _QuantisedChunk(packed, squared_errors, squares)
+
+
+def _keep_codes(rows: QuantisedRows, tensor: TensorPlan) -> PackedTensor:
+    """Pack the parts of a source unchanged. Raises FormatError if they contradict the plan."""
+    fmt = find_format(tensor.format)
+    planned = (tensor.format, tensor.group_size, tensor.zeros)
+    if not isinstance(fmt, IntegerFormat) or (rows.format, rows.group_size, "zeros" in rows.parts) != planned:
+        raise FormatError(f"the source announced {tensor.format} and returned {rows.format}")
+    if rows.parts["scales"].dtype != fmt.scale_dtype:
+        raise FormatError(f"the source returned scales of type {rows.parts['scales'].dtype}, not {fmt.scale_dtype}")
+    others = {name: part for name, part in rows.parts.items() if name not in ("codes", "scales")}
+    return fmt.pack(rows.parts["codes"], rows.parts["scales"], rows.group_size, **others)
 
 
 def _describe_bad_value(source: Source, tensor: TensorPlan, start: int, values: NDArray[np.float32]) -> str:
@@ -331,22 +340,10 @@ def _plan_conversion(source: Source, spec: ConversionSpec) -> list[TensorPlan]:
     tensors = source.tensors
     dtypes = {name: tensor.dtype for name, tensor in tensors.items()}
     plans = plan_tensors(source.config, spec, dtypes, {name: tensor.nbytes for name, tensor in tensors.items()})
-    return [tensor if _format_keeping_codes(source, tensor) is None else _with_zeros(tensor) for tensor in plans]
-
-
-def _format_keeping_codes(source: Source, tensor: TensorPlan) -> IntegerFormat | None:
-    """Return the planned format if it can store the codes, scales and zero points of the source unchanged."""
-    stored, fmt = source.tensors[tensor.name], find_format(tensor.format)
-    if not stored.code_bits or not isinstance(fmt, IntegerFormat) or stored.group_size != tensor.group_size:
-        return None
-    return fmt if fmt.keeps_codes(stored.code_bits) else None
-
-
-def _with_zeros(tensor: TensorPlan) -> TensorPlan:
-    """Return the plan of the same tensor, stored with zero points."""
-    parts = layout(tensor.format, tensor.shape, tensor.group_size, zeros=True).values()
-    packed_bytes = sum(dtype.itemsize * math.prod(shape) for dtype, shape in parts)
-    return replace(tensor, zeros=True, packed_bytes=packed_bytes)
+    return [
+        keep_home(plan, spec, stored.home, stored.group_size, stored.zeros) if stored.home else plan
+        for plan, stored in ((plan, tensors[plan.name]) for plan in plans)
+    ]
 
 
 def _layout_key(tensor: TensorPlan) -> tuple[str, str, tuple[int, ...], int, bool]:

@@ -8,6 +8,7 @@ Presets (`quant.presets`; layouts: `quant.formats`):
     lin4      matrices lin4 with zero points; head and tied embedding lin8
     lin8      every matrix lin8
     dense     matrices unquantised: bf16 stays bf16, every other type becomes f32
+    imported  matrices that a quantised source stores in a packed format stay as they are; every other matrix q8
 
 The model family defines the sensitive matrices; those of Qwen2 are down_proj and v_proj. Norms and biases are float32
 vectors in every preset: the key biases of Qwen2 reach norms of 900 and do not tolerate rounding.
@@ -20,19 +21,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from quant.errors import ArgumentError, FormatError
 from quant.families import expected_tensors, family_of
-from quant.formats import FORMATS, Format
+from quant.formats import FORMATS, Format, Layout, layout
 from quant.formats.dense import BF16, F32, VECTOR
 from quant.model_config import ModelConfig
-from quant.presets import DEFAULT_PRESET, PRESETS, Preset
+from quant.presets import DEFAULT_PRESET, IMPORTED, IMPORTED_PRESET, PRESETS, Preset
 
 
 @dataclass(frozen=True)
 class ConversionSpec:
-    """Preset of a conversion and the group size of its matrices (0 for dense)."""
+    """Preset of a conversion and the group size of its matrices (0 for dense).
+
+    A matrix that the preset `imported` keeps has the group size of the source.
+    """
 
     preset: str
     group_size: int
@@ -40,7 +44,10 @@ class ConversionSpec:
 
 @dataclass(frozen=True)
 class TensorPlan:
-    """Format and sizes of one tensor to convert; the sizes are in bytes."""
+    """Format and sizes of one tensor to convert; the sizes are in bytes.
+
+    `kept` means that the codes of the source are stored unchanged.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -49,6 +56,7 @@ class TensorPlan:
     zeros: bool
     source_bytes: int
     packed_bytes: int
+    kept: bool = False
 
     @property
     def parameters(self) -> int:
@@ -62,14 +70,25 @@ class TensorPlan:
 
 
 def conversion_spec(
-    preset: str = DEFAULT_PRESET, bits: int | None = None, group_size: int | None = None
+    preset: str | None = None, bits: int | None = None, group_size: int | None = None, *, quantised: bool = False
 ) -> ConversionSpec:
     """Return the conversion that the arguments describe.
+
+    Args:
+        preset: name of a preset. None: `imported` for a quantised source without other arguments, otherwise `q4`.
+        bits: bits per weight.
+        group_size: weights per group.
+        quantised: whether the source is quantised.
 
     Raises:
         ArgumentError: an argument is unknown, or two of them contradict each other.
     """
     grouped = [fmt for fmt in FORMATS.values() if fmt.group_sizes]
+    requested = preset is not None
+    if preset is None:
+        preset = IMPORTED_PRESET if quantised and bits is None and group_size is None else DEFAULT_PRESET
+    if preset == IMPORTED_PRESET:
+        return _imported_spec(bits, group_size, quantised)
     if preset not in PRESETS and preset not in [fmt.name for fmt in grouped]:
         raise ArgumentError(f"unknown preset {preset!r}; choose one of {', '.join(PRESETS)}")
     if bits not in (None, *(choice := bit_choices())):
@@ -83,7 +102,7 @@ def conversion_spec(
         return ConversionSpec(preset, 0)
     fmt = FORMATS[matrices]
     if bits not in (None, fmt.bits):
-        if preset != DEFAULT_PRESET:  # the default was not requested, so it cannot contradict
+        if requested:  # a default cannot contradict
             raise ArgumentError(f"preset {preset!r} contradicts {bits} bits; leave out one of them")
         fmt = next(other for other in grouped if other.bits == bits)
         preset = fmt.name
@@ -97,6 +116,15 @@ def conversion_spec(
             f"leave out group size {group_size} or the preset"
         )
     return ConversionSpec(fitting[0], group_size)
+
+
+def _imported_spec(bits: int | None, group_size: int | None, quantised: bool) -> ConversionSpec:
+    if not quantised:
+        raise ArgumentError(f"preset {IMPORTED_PRESET!r} needs a quantised source; choose one of {', '.join(PRESETS)}")
+    if bits is not None or group_size is not None:
+        raise ArgumentError(f"preset {IMPORTED_PRESET!r} keeps the source's formats; leave out bits and group size")
+    assert IMPORTED.matrices is not None
+    return ConversionSpec(IMPORTED_PRESET, FORMATS[IMPORTED.matrices].group_sizes[0])
 
 
 def bit_choices() -> list[int]:
@@ -116,6 +144,8 @@ def _join_with_or(numbers: Sequence[int]) -> str:
 
 
 def _find_preset(name: str) -> Preset:
+    if name == IMPORTED_PRESET:
+        return IMPORTED
     return PRESETS.get(name) or Preset(f"all matrices {name}", name)
 
 
@@ -141,9 +171,38 @@ def plan_tensors(
             parts = fmt.layout(shape, groups, fmt.stores_zeros)
         except FormatError as exc:
             raise FormatError(f"tensor {name} cannot be stored: {exc}; choose another group size") from exc
-        packed = sum(dtype.itemsize * math.prod(part) for dtype, part in parts.values())
+        packed = _packed_bytes(parts)
         plans.append(TensorPlan(name, shape, fmt.name, groups, fmt.stores_zeros, nbytes[name], packed))
     return plans
+
+
+def keep_home(plan: TensorPlan, spec: ConversionSpec, home: str, group_size: int, zeros: bool) -> TensorPlan:
+    """Return the plan of a matrix that the source stores quantised.
+
+    The preset `imported` keeps the source's format. Other presets keep the codes of a matrix whose format and group
+    size are those of the source.
+
+    Args:
+        plan: plan of the matrix as if its values were not quantised.
+        spec: requested conversion.
+        home: name of the format that stores the source's codes unchanged.
+        group_size: weights per scale in the source.
+        zeros: whether the source has zero points.
+
+    Raises:
+        FormatError: the shape of the matrix does not fit its home. The message names the tensor.
+    """
+    if spec.preset != IMPORTED_PRESET and (plan.format, plan.group_size) != (home, group_size):
+        return plan
+    try:
+        parts = layout(home, plan.shape, group_size, zeros)
+    except FormatError as exc:
+        raise FormatError(f"tensor {plan.name} cannot be kept: {exc}; choose a preset") from exc
+    return replace(plan, format=home, group_size=group_size, zeros=zeros, packed_bytes=_packed_bytes(parts), kept=True)
+
+
+def _packed_bytes(parts: Layout) -> int:
+    return sum(dtype.itemsize * math.prod(shape) for dtype, shape in parts.values())
 
 
 def choose_format(name: str, shape: tuple[int, ...], config: ModelConfig, spec: ConversionSpec, dtype: str) -> Format:

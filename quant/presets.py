@@ -35,3 +35,8 @@ PRESETS = {
 }
 """Presets by name. Every grouped format that is not listed is a preset as well: all matrices in that format."""
 DEFAULT_PRESET = "q4"
+"""Default for a source that is not quantised."""
+IMPORTED_PRESET = "imported"
+"""Default for a quantised source, and only for those."""
+IMPORTED = Preset("formats of a quantised source; q8 where it has none", "q8")
+"""Formats of the matrices whose format cannot be kept."""

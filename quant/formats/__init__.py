@@ -7,6 +7,9 @@ own packing function, since the inputs differ.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,6 +32,7 @@ __all__ = [
     "PackedTensor",
     "check_packed",
     "dequantise",
+    "dequantise_parts",
     "dequantise_rows",
     "find_format",
     "layout",
@@ -67,6 +71,18 @@ def dequantise(packed: PackedTensor) -> NDArray[np.float32]:
     """Return the float32 values of `packed`, (N, K) or (n,). Raises FormatError if its parts do not fit."""
     check_packed(packed)
     return find_format(packed.format).dequantise(packed)
+
+
+def dequantise_parts(name: str, parts: Mapping[str, NDArray[Any]], group_size: int) -> NDArray[np.float32]:
+    """Return the float32 values of plain parts, as in `IntegerFormat.values`.
+
+    Raises:
+        FormatError: the format is unknown, or its tensors do not consist of codes.
+    """
+    fmt = find_format(name)
+    if not isinstance(fmt, IntegerFormat):
+        raise FormatError(f"format {name} does not store codes")
+    return fmt.values(parts, group_size)
 
 
 def dequantise_rows(packed: PackedTensor, row_ids: NDArray[np.integer] | list[int]) -> NDArray[np.float32]:

@@ -17,6 +17,7 @@ subtracts a constant from the zero point, and the upper seven bits are the scale
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -106,11 +107,6 @@ class IntegerFormat(Format):
         """Type of the part `scales`."""
         return np.dtype(self.scale)
 
-    def keeps_codes(self, bits: int) -> bool:
-        """Return whether plain codes of `bits` with f16 scales and zero points can be stored unchanged."""
-        plain = self.table is None and not self.row_scales and not self.shift
-        return plain and self.scale == "float16" and self.allows_zeros and bits <= self.bits
-
     def effective_bits(self, group_size: int) -> float:
         """Return the bits per weight of long rows from the quantiser: code, scale and zero point."""
         group_bits = BYTE_BITS * (self.scale_dtype.itemsize + self.stores_zeros)
@@ -177,6 +173,15 @@ class IntegerFormat(Format):
             parts["row_scales"] = pad_rows(np.asarray(row_scales, np.float32)).reshape(-1, TILE_ROWS)
         return PackedTensor(format=self.name, shape=(rows, columns), group_size=group_size, parts=parts)
 
+    def plain_parts(self, packed: PackedTensor) -> dict[str, NDArray[Any]]:
+        """Return the stored parts with one row per row of the matrix: the inverse of `pack`."""
+        parts: dict[str, NDArray[Any]] = {"codes": self.codes(packed), "scales": self.scales(packed)}
+        if "zeros" in packed.parts:
+            parts["zeros"] = self.zeros(packed)
+        if self.row_scales:
+            parts["row_scales"] = self.row_scales_of(packed)
+        return parts
+
     def codes(self, packed: PackedTensor) -> NDArray[np.uint8]:
         """Return the codes (N, K)."""
         unpack = unpack_nibbles if self.stored_bits == NIBBLE_BITS else from_quads
@@ -197,19 +202,28 @@ class IntegerFormat(Format):
         return packed.parts["row_scales"].reshape(-1)[: packed.shape[0]].copy()
 
     def dequantise(self, packed: PackedTensor) -> NDArray[np.float32]:
-        """Return the values (N, K) as float32.
+        """Return the values (N, K) as float32, as `values` does."""
+        return self.values(self.plain_parts(packed), packed.group_size)
+
+    def values(self, parts: Mapping[str, NDArray[Any]], group_size: int) -> NDArray[np.float32]:
+        """Return the values (N, K) of plain parts as float32. NaN and Inf pass through.
 
         The float32 product of row scale and group scale is multiplied by the exact integer `level - zero`.
+
+        Args:
+            parts: arguments of `pack` by name: "codes" (N, K), "scales" (N, K/G) and the others that the format has.
+            group_size: weights per scale, G.
         """
-        scales, zeros = self.scales(packed), self.zeros(packed).astype(np.int16)
+        codes, scales = parts["codes"], parts["scales"]
+        zeros = parts["zeros"].astype(np.int16) if "zeros" in parts else np.full(scales.shape, self.zero, np.int16)
         if self.shift:
             zeros -= np.int16(self.shift) * (scales & 1)
             scales = scales >> 1
         scales = scales.astype(np.float32)
         if self.row_scales:
-            scales = self.row_scales_of(packed)[:, None] * scales
-        codes = self.codes(packed)
+            scales = parts["row_scales"][:, None] * scales
         levels = codes if self.table is None else np.array(self.table, np.uint8)[codes]
-        centred = levels.astype(np.int16) - np.repeat(zeros, packed.group_size, axis=1)
-        values: NDArray[np.float32] = centred.astype(np.float32) * np.repeat(scales, packed.group_size, axis=1)
+        centred = levels.astype(np.int16) - np.repeat(zeros, group_size, axis=1)
+        with np.errstate(invalid="ignore"):  # the scales of a damaged source may be infinite
+            values: NDArray[np.float32] = centred.astype(np.float32) * np.repeat(scales, group_size, axis=1)
         return values

@@ -6,15 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from quant.formats import dequantise_parts
 from quant.model_config import ModelConfig
 
 Rows = NDArray[np.float32]
-_CODE_BITS = {"u4": 4, "u8": 8}
+FLOAT_TYPES = ("bf16", "f16", "f32")
+"""Storage types of tensors that are not quantised."""
 
 
 @dataclass(frozen=True)
@@ -23,45 +25,45 @@ class TensorInfo:
 
     Attributes:
         shape: (N, K) = (out, in), or (n,).
-        dtype: "bf16", "f16" or "f32" for a tensor that is read as float rows; "u4" or "u8" (the type of its codes and
-            zero points) for a matrix that is read as `QuantisedRows`.
+        dtype: one of `FLOAT_TYPES`, or the source's own name of a quantised type, such as "q6_k" or "int4".
         nbytes: bytes in the source.
-        group_size: columns per group of a matrix that is read as `QuantisedRows`; otherwise 0.
+        group_size: columns per group of a matrix that has a home; otherwise 0.
+        home: name of the packed format that stores the source's codes unchanged. Such a matrix is read as
+            `QuantisedRows`, every other tensor as float rows. "" for a tensor without a home.
+        zeros: whether the home stores zero points.
     """
 
     shape: tuple[int, ...]
     dtype: str
     nbytes: int
     group_size: int = 0
+    home: str = ""
+    zeros: bool = False
 
     @property
-    def code_bits(self) -> int:
-        """Bits of the codes and zero points of a matrix that is read as `QuantisedRows`; otherwise 0."""
-        return _CODE_BITS.get(self.dtype, 0)
+    def quantised(self) -> bool:
+        """Whether the source stores the tensor quantised."""
+        return bool(self.home) or self.dtype not in FLOAT_TYPES
 
 
 @dataclass(frozen=True, eq=False)
 class QuantisedRows:
-    """Rows of a matrix that the source stores quantised: value = scale * (code - zero).
+    """Rows of a matrix that the source stores quantised, as the plain parts of the format that is its home.
 
     Attributes:
-        codes: (rows, K) u8, 0..15 or 0..255.
-        scales: (rows, K / group_size) f16. A source with scales of another type returns float rows instead.
-        zeros: (rows, K / group_size) u8, in the range of the codes.
-        group_size: columns that share a scale and a zero point.
+        format: name of the home.
+        group_size: columns that share a scale, G.
+        parts: arrays with one row per row of the matrix, of the types that the format stores (`quant.formats.integer`):
+            "codes" (rows, K) u8, "scales" (rows, K/G), and further parts such as "zeros" (rows, K/G) u8.
     """
 
-    codes: NDArray[np.uint8]
-    scales: NDArray[np.float16]
-    zeros: NDArray[np.uint8]
+    format: str
     group_size: int
+    parts: Mapping[str, NDArray[Any]]
 
     def dequantise(self) -> Rows:
         """Return the exact values, (rows, K) f32. NaN and Inf pass through."""
-        zeros, scales = (np.repeat(part, self.group_size, axis=1) for part in (self.zeros, self.scales))
-        centred = self.codes.astype(np.float32) - zeros.astype(np.float32)
-        with np.errstate(invalid="ignore"):  # a scale may be infinite; the caller checks the values
-            return centred * scales.astype(np.float32)
+        return dequantise_parts(self.format, self.parts, self.group_size)
 
 
 class Source(Protocol):
@@ -128,6 +130,11 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Close the files."""
+
+    @property
+    def quantised(self) -> bool:
+        """Whether any tensor is quantised."""
+        return any(tensor.quantised for tensor in self.tensors.values())
 
     @property
     def total_bytes(self) -> int:

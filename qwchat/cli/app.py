@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from quant.presets import PRESETS
+from quant.presets import IMPORTED, IMPORTED_PRESET, PRESETS
 from qwchat.cli import completion, config_options, options, session_options, typer_internals
 from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.exit_codes import ExitCode
@@ -34,8 +34,9 @@ _EPILOG = """Exit codes: 0 success, 1 other failure, 2 usage error, 3 model miss
 5 out of memory, 6 constraint not met, 130 interrupted (SIGINT), 141 broken pipe (SIGPIPE)
 """
 
-_WIDTH = max(map(len, PRESETS))
-_PRESETS = "\n".join(f"  {name:<{_WIDTH}}  {preset.summary}" for name, preset in PRESETS.items())
+_SUMMARIES = {name: preset.summary for name, preset in PRESETS.items()} | {IMPORTED_PRESET: IMPORTED.summary}
+_WIDTH = max(map(len, _SUMMARIES))
+_PRESETS = "\n".join(f"  {name:<{_WIDTH}}  {summary}" for name, summary in _SUMMARIES.items())
 # Text after the options in the help of a command.
 _EPILOGS = {"convert": f"\b\nPresets:\n{_PRESETS}"}
 

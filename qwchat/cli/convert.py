@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quant.presets import DEFAULT_PRESET
 from quant.units import data_size
 from quant.wording import spell_out
 from qwchat import models_folder
@@ -53,7 +52,7 @@ def run(options: ConvertOptions, dependencies: Dependencies) -> int:
     events = convert(
         options.source,
         destination,
-        preset=options.preset or DEFAULT_PRESET,
+        preset=options.preset,
         bits=options.bits,
         group_size=options.group_size,
         resume=options.resume,
@@ -75,13 +74,20 @@ def run(options: ConvertOptions, dependencies: Dependencies) -> int:
 def default_destination(options: ConvertOptions) -> Path:
     """Return the folder in the models folder that is named after the checkpoint and its format.
 
-    Raises UsageError if no format has these bits or this group size.
+    Raises:
+        ArgumentError: no format has these bits or this group size.
+        CheckpointError: the source cannot be opened.
     """
     from quant import formats, policy
+    from quant.sources import open_source
 
     suffix = options.preset
     if suffix is None:
-        settings = policy.conversion_spec(bits=options.bits, group_size=options.group_size)
+        quantised = False
+        if options.bits is None and options.group_size is None:
+            with open_source(options.source) as source:
+                quantised = source.quantised
+        settings = policy.conversion_spec(bits=options.bits, group_size=options.group_size, quantised=quantised)
         default, *_ = formats.find_format(settings.preset).group_sizes
         suffix = settings.preset + (f"-g{settings.group_size}" if settings.group_size != default else "")
     return models_folder.models_folder() / f"{models_folder.model_name(options.source)}-{suffix}"

@@ -15,7 +15,7 @@ from unittest import mock
 import pytest
 
 from quant.policy import bit_choices, conversion_spec, group_size_choices
-from quant.presets import PRESETS
+from quant.presets import IMPORTED_PRESET, PRESETS
 from tests.cli.runs import FAKE, call, environment, run
 from tests.clocks import PATIENCE_SECONDS, count_sleeps, wait_for
 from tests.tiers import count
@@ -58,7 +58,7 @@ def test_help_imports_nothing_heavy(arguments: tuple[str, ...]) -> None:
 def test_help_of_convert_names_every_preset(tmp_path: Path) -> None:
     shown = call("convert", "--help", models=tmp_path).stdout.decode()
     _, presets = shown.split("Presets:")
-    assert [line.split()[0] for line in presets.strip().splitlines()] == list(PRESETS)
+    assert [line.split()[0] for line in presets.strip().splitlines()] == [*PRESETS, IMPORTED_PRESET]
     assert "|".join(PRESETS) in shown
     for name in PRESETS:
         conversion_spec(name)

@@ -80,7 +80,7 @@ def test_the_linear_quantiser_packs_by_the_record(fmt: IntegerFormat) -> None:
 def test_policy_knows_the_format_by_its_record() -> None:
     assert conversion_spec("six") == ConversionSpec("six", 64)
     assert conversion_spec("six", group_size=32) == ConversionSpec("six", 32)
-    assert conversion_spec("q4", bits=6) == ConversionSpec("six", 64)
+    assert conversion_spec(bits=6) == ConversionSpec("six", 64)
     config = parse_config({**CONFIG, **SHAPES})
     names = random_tensors(config)
     plans = plan_tensors(config, conversion_spec("three"), dict.fromkeys(names, "bf16"), dict.fromkeys(names, 0))

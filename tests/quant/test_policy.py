@@ -20,12 +20,12 @@ def formats_of(settings: ConversionSpec, **overrides: object) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("preset", "bits", "group_size", "expected"),
     [
-        ("q4", None, None, ConversionSpec("q4", 32)),
+        (None, None, None, ConversionSpec("q4", 32)),
         ("q4", 4, 32, ConversionSpec("q4", 32)),
-        ("q4", 8, None, ConversionSpec("q8", 32)),
+        (None, 8, None, ConversionSpec("q8", 32)),
         ("q4", 4, 128, ConversionSpec("lin4", 128)),
         ("q4", None, 64, ConversionSpec("lin4", 64)),
-        ("q4", 8, 64, ConversionSpec("lin8", 64)),
+        (None, 8, 64, ConversionSpec("lin8", 64)),
         ("q8", None, 128, ConversionSpec("lin8", 128)),
         ("q4-small", 4, None, ConversionSpec("q4-small", 32)),
         ("lin4", None, None, ConversionSpec("lin4", 32)),
@@ -33,8 +33,22 @@ def formats_of(settings: ConversionSpec, **overrides: object) -> dict[str, str]:
         ("dense", None, None, ConversionSpec("dense", 0)),
     ],
 )
-def test_conversion_spec(preset: str, bits: int | None, group_size: int | None, expected: ConversionSpec) -> None:
+def test_conversion_spec(
+    preset: str | None, bits: int | None, group_size: int | None, expected: ConversionSpec
+) -> None:
     assert conversion_spec(preset, bits, group_size) == expected
+
+
+def test_a_quantised_source_keeps_its_formats_unless_something_else_is_requested() -> None:
+    assert conversion_spec(quantised=True) == conversion_spec("imported", quantised=True)
+    assert conversion_spec(quantised=True) == ConversionSpec("imported", 32)
+    assert conversion_spec("q4", quantised=True) == ConversionSpec("q4", 32)
+    assert conversion_spec(bits=8, quantised=True) == ConversionSpec("q8", 32)
+    assert conversion_spec(group_size=64, quantised=True) == ConversionSpec("lin4", 64)
+    with pytest.raises(ArgumentError, match="'imported' needs a quantised source"):
+        conversion_spec("imported")
+    with pytest.raises(ArgumentError, match="'imported' keeps the source's formats"):
+        conversion_spec("imported", bits=4, quantised=True)
 
 
 @pytest.mark.parametrize(
@@ -44,6 +58,7 @@ def test_conversion_spec(preset: str, bits: int | None, group_size: int | None, 
         ("q4", 3, None, "3 bits are not supported"),
         ("q4", None, 48, "group size 48 is not supported"),
         ("q8", 4, None, "contradicts 4 bits"),
+        ("q4", 8, None, "contradicts 8 bits"),
         ("lin4", 8, None, "contradicts 8 bits"),
         ("q4-small", 8, None, "contradicts 8 bits"),
         ("q4-small", None, 64, "'q4-small' supports groups of 32"),

@@ -56,8 +56,8 @@ class MemorySource(Source):
         content, rows = self._contents[name], slice(start, stop)
         self.reads.append((name, start, _info(content).shape[0] if stop is None else stop))
         if isinstance(content, QuantisedRows):
-            parts = (part[rows].copy() for part in (content.codes, content.scales, content.zeros))
-            return QuantisedRows(*parts, content.group_size)
+            parts = {name: part[rows].copy() for name, part in content.parts.items()}
+            return QuantisedRows(content.format, content.group_size, parts)
         return content[rows].copy()
 
     def release(self, name: str, start: int, stop: int) -> None:
@@ -74,12 +74,12 @@ def grouped(shape: tuple[int, int], bits: int, group_size: int, random: np.rando
     codes, zeros = (random.integers(0, 1 << bits, size, dtype=np.uint8) for size in (shape, groups))
     codes.flat[0] = (1 << bits) - 1
     scales = random.uniform(1e-3, 1e-1, groups).astype(np.float16)
-    return QuantisedRows(codes, scales, zeros, group_size)
+    return QuantisedRows(f"lin{bits}", group_size, {"codes": codes, "scales": scales, "zeros": zeros})
 
 
 def _info(content: Rows | QuantisedRows) -> TensorInfo:
     if isinstance(content, QuantisedRows):
-        parts = (content.codes, content.scales, content.zeros)
-        dtype = "u4" if content.codes.max() < 16 else "u8"
-        return TensorInfo(content.codes.shape, dtype, sum(part.nbytes for part in parts), content.group_size)
+        nbytes = sum(part.nbytes for part in content.parts.values())
+        shape, zeros = content.parts["codes"].shape, "zeros" in content.parts
+        return TensorInfo(shape, "packed", nbytes, content.group_size, content.format, zeros)
     return TensorInfo(content.shape, "f32", content.nbytes)
