@@ -130,6 +130,15 @@ def is_int_between(value: object, low: int, high: int) -> TypeGuard[int]:
     return type(value) is int and low <= value <= high
 
 
+def is_unicode(text: str) -> bool:
+    """Return True if `text` can be encoded as UTF-8, which a lone surrogate cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def short_repr(value: object) -> str:
     """Return the repr of an untrusted value for a message, on one line and at most 60 characters long."""
     if isinstance(value, str):

@@ -117,12 +117,3 @@ def _visible_form(match: re.Match[str]) -> str:
     if code < 0x20:
         return chr(0x2400 + code)
     return chr(0x2421) if code == 0x7F else f"<{code:02X}>"
-
-
-def is_unicode(text: str) -> bool:
-    """Return True if `text` can be encoded as UTF-8, which a lone surrogate cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -2,7 +2,7 @@
 
 The `tokenizers` library merges the tokens. qwchat keeps three things away from it:
 
-- The pipeline of the file. `qwchat.text.tokenizer_file` checks it, and the library gets one built from constants.
+- The pipeline of the file. `quant.tokenizer_file` checks it, and the library gets one built from constants.
 - Added tokens such as `<|im_end|>`. The library would find them in any text, so that a user who types `<|im_end|>`
   would end the turn. Here the library does not know them: `encode` converts text to text tokens only, and control
   tokens enter a prompt as ids (`encode_prompt`).
@@ -21,10 +21,11 @@ from itertools import groupby, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from quant import tokenizer_file
 from quant.safe_files import read_bounded
+from quant.tokenizer_file import BYTE_OF, RESTORE, SIZE_LIMIT
 from qwchat.errors import ModelError, UsageError
-from qwchat.text import tokenizer_cache, tokenizer_file
-from qwchat.text.tokenizer_file import RESTORE, SIZE_LIMIT
+from qwchat.text import tokenizer_cache
 
 if TYPE_CHECKING:
     import tokenizers
@@ -200,15 +201,6 @@ def _marker_characters(content: str) -> str:
     return re.sub(r"\w", "", content) or content
 
 
-def _byte_alphabet() -> dict[str, bytes]:
-    """Return character -> byte of the byte-level alphabet of GPT-2. Printable Latin-1 stands for itself."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    moved = [byte for byte in range(0x100) if byte not in set(printable)]
-    alphabet = {chr(byte): bytes([byte]) for byte in printable}
-    return alphabet | {chr(0x100 + index): bytes([byte]) for index, byte in enumerate(moved)}
-
-
-BYTE_OF = _byte_alphabet()
 _TO_LATIN_1 = {ord(character): byte[0] for character, byte in BYTE_OF.items()}
 
 
@@ -255,14 +247,14 @@ def _load(path: Path, cache: Path | None) -> Tokenizer:
     cached = None if cache is None else cache / f"tokenizer-{hashlib.sha256(data).hexdigest()[:32]}"
     tables = None if cached is None else tokenizer_cache.read_tables(cached)
     if tables is None:
-        return _build(tokenizer_file.parse(data, path), path, cached)
+        return _build(tokenizer_file.parse(data, str(path), ModelError), path, cached)
     metadata = tables.metadata
     return Tokenizer(
         _build_pipeline(metadata["composes"], metadata["pattern"]),
         metadata["vocab_size"],
         metadata["special_ids"],
         tables,
-        lambda: _build_library_tokenizer(tokenizer_file.parse(data, path)),
+        lambda: _build_library_tokenizer(tokenizer_file.parse(data, str(path), ModelError)),
     )
 
 

@@ -13,8 +13,9 @@ import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
+from quant.tokenizer_file import BYTE_OF
 from qwchat.errors import ModelError, UsageError
-from qwchat.text.tokenizer import BYTE_OF, Tokenizer
+from qwchat.text.tokenizer import Tokenizer
 from tests.clocks import cost_growth
 from tests.text.tiny import CONTROL, tokenizer_values, write_tokenizer
 

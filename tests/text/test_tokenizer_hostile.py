@@ -17,10 +17,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from quant import tokenizer_file
 from qwchat.errors import ModelError, QwchatError, UsageError
 from qwchat.messages import Message
 from qwchat.text import tokenizer as tokenizer_module
-from qwchat.text import tokenizer_file
 from qwchat.text.template import ChatTemplate
 from qwchat.text.template.encoding import encode_chat
 from qwchat.text.tokenizer import Tokenizer, _alternation

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from qwchat.text.tokenizer import BYTE_OF
+from quant.tokenizer_file import BYTE_OF
 
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

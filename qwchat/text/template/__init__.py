@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from quant.json_fields import is_unicode
 from quant.safe_files import read_bounded, read_json_object
-from qwchat.characters import is_unicode
 from qwchat.errors import ModelError, TemplateError, UsageError
 from qwchat.messages import Message
 from qwchat.text.template.published import is_published

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
-from qwchat.characters import is_unicode
+from quant.json_fields import is_unicode
 from qwchat.errors import UsageError
 
 TOKEN_NAMES = ("bos_token", "eos_token", "pad_token", "unk_token")

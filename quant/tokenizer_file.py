@@ -10,13 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NoReturn
 
-from quant.json_fields import JsonFields, is_int_between, short_repr
-from quant.safe_files import parse_json_object
-from qwchat.characters import is_unicode
-from qwchat.errors import ModelError
+from quant.json_fields import JsonFields, is_int_between, is_unicode, short_repr
+from quant.safe_files import ErrorFactory, parse_json_object
 
 SIZE_LIMIT = 32 << 20  # bytes; the largest file of the Qwen family has 12 MB
 ID_LIMIT = 1 << 20  # the Qwen family has 151,936 ids
@@ -37,6 +34,18 @@ FAMILY = "only tokenizers of the Qwen family are supported"
 _UNSUPPORTED_OPTIONS = ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")
 _MODEL_KEYS = {"type", "vocab", "merges", "fuse_unk", "ignore_merges", *_UNSUPPORTED_OPTIONS}
 _BYTE_LEVEL_KEYS = {"type", "add_prefix_space", "trim_offsets", "use_regex"}
+
+
+def _byte_alphabet() -> dict[str, bytes]:
+    """Return character -> byte of the byte-level alphabet of GPT-2. Printable Latin-1 stands for itself."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    moved = [byte for byte in range(0x100) if byte not in set(printable)]
+    alphabet = {chr(byte): bytes([byte]) for byte in printable}
+    return alphabet | {chr(0x100 + index): bytes([byte]) for index, byte in enumerate(moved)}
+
+
+BYTE_OF = _byte_alphabet()
+"""Character -> byte of the alphabet of tokens."""
 
 
 @dataclass(frozen=True)
@@ -60,28 +69,30 @@ class TokenizerDefinition:
     special_ids: dict[str, int]
 
 
-def parse(data: bytes, path: Path) -> TokenizerDefinition:
+def parse(data: bytes, where: str, error: ErrorFactory) -> TokenizerDefinition:
     """Parse and check the content of a tokenizer file. `truncation` and `padding` are ignored.
 
     Args:
         data: content of the file.
-        path: the file, for messages.
-
-    Raises:
-        ModelError: the content is not JSON, exceeds a limit, or has an unsupported component.
+        where: name of the file for messages.
+        error: class of the exception if the content is not JSON, exceeds a limit, or has an unsupported component.
     """
-    return _DefinitionReader(path).read(data)
+    return check(parse_json_object(data, where, error), where, error)
+
+
+def check(values: dict[str, Any], where: str, error: ErrorFactory) -> TokenizerDefinition:
+    """Check the parsed content of a tokenizer file; see `parse`."""
+    return _DefinitionReader(where, error).read(values)
 
 
 class _DefinitionReader:
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, where: str, error: ErrorFactory) -> None:
+        self._where, self._error = where, error
 
     def _refuse(self, problem: str, remedy: str = RESTORE) -> NoReturn:
-        raise ModelError(f"{self._path}: {problem}: {remedy}")
+        raise self._error(f"{self._where}: {problem}: {remedy}")
 
-    def read(self, data: bytes) -> TokenizerDefinition:
-        values = parse_json_object(data, str(self._path), ModelError)
+    def read(self, values: dict[str, Any]) -> TokenizerDefinition:
         fields = self._fields(values)
         normalises_nfc = self._read_normalizer(values.get("normalizer"))
         pattern = self._read_pattern(fields.mapping("pre_tokenizer"))
@@ -93,7 +104,7 @@ class _DefinitionReader:
 
     def _fields(self, values: dict[str, Any], name: str = "") -> JsonFields:
         """Return typed access to an object. `name` is its name in messages."""
-        return JsonFields(values, f"{self._path}: {name}" if name else str(self._path), ModelError, f": {RESTORE}")
+        return JsonFields(values, f"{self._where}: {name}" if name else self._where, self._error, f": {RESTORE}")
 
     def _object(self, value: Any, name: str) -> dict[str, Any]:
         if not isinstance(value, dict):
