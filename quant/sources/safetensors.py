@@ -8,7 +8,6 @@ checked before it is used as an address.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from typing import BinaryIO
 from quant.errors import CheckpointError
 from quant.json_fields import short_repr
 from quant.safe_files import open_regular_file, parse_json_object
+from quant.sources.fingerprint import sample_digest
 from quant.sources.source import short_name
 
 MAX_HEADER_BYTES = 16 << 20  # The format allows 100 MB; 1,024 layers need 2 MB.
@@ -61,7 +61,7 @@ def read_header(file: Path, *, integers: bool = False) -> tuple[dict[str, Stored
         with open_regular_file(file, CheckpointError) as stream:
             size = os.fstat(stream.fileno()).st_size
             header = _read_header(stream, file, size)
-            sample = _sample(stream, size)
+            sample = sample_digest(stream, size)
     except OSError as exc:
         raise CheckpointError(f"{file} cannot be read: {exc.strerror}") from exc
     return _parse_header(header, file, size, integers), header, sample
@@ -162,15 +162,3 @@ def _check_ranges(file: Path, tensors: dict[str, StoredTensor], base: int, size:
         raise CheckpointError(
             f"{file}: {size - position:,} bytes after {previous} do not belong to a tensor; download it again"
         )
-
-
-def _sample(stream: BinaryIO, size: int, pieces: int = 16, piece_bytes: int = 4096) -> bytes:
-    """Return the SHA-256 of the size and of evenly spaced pieces of the file.
-
-    It distinguishes two trainings of one architecture without reading the whole file.
-    """
-    digest = hashlib.sha256(size.to_bytes(8, "little"))
-    for piece in range(pieces):
-        stream.seek(piece * max(0, size - piece_bytes) // (pieces - 1))
-        digest.update(stream.read(piece_bytes))
-    return digest.digest()
