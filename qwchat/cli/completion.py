@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 VARIABLE = "_QWCHAT_COMPLETE"
 _UNQUOTABLE = frozenset("\\'\"")  # characters that Typer's scripts cannot pass on
@@ -15,13 +16,19 @@ _NEEDS_BACKSLASH = re.compile(r"[^\w@%+:,./=-]")
 
 
 def models(incomplete: str) -> list[tuple[str, str]]:
-    """Return models on this machine for the shell."""
+    """Return models on this machine and GGUF files of the working folder. The shell completes longer paths itself."""
+    from quant.gguf_names import gguf_models
     from qwchat import models_folder
 
     def list_pairs() -> Iterable[tuple[str, str]]:
+        names = set()
         for model in models_folder.available():
-            state = "built in" if model.embedded else "converted" if model.converted else "checkpoint"
+            state = "built in" if model.embedded else "converted" if model.converted else model.kind
+            names.add(model.name)
             yield model.name, state
+        for path in gguf_models(Path()):
+            if path.name not in names:
+                yield path.name, "GGUF file"
 
     return _matching(incomplete, list_pairs)
 

@@ -21,6 +21,7 @@ from qwchat.cli.options import ConvertOptions
 from qwchat.cli.streams import Streams
 from qwchat.cli.tables import Column, TableWriter
 from qwchat.errors import QwchatError
+from qwchat.models_folder import LocatedModel
 from qwchat.settings.resolve import resolve
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def run(options: ConvertOptions, dependencies: Dependencies) -> int:
 
 
 def default_destination(options: ConvertOptions) -> Path:
-    """Return the folder in the models folder that is named after the checkpoint and its format.
+    """Return the folder in the models folder that is named after the source and its format.
 
     Raises:
         ArgumentError: no format has these bits or this group size.
@@ -82,12 +83,11 @@ def default_destination(options: ConvertOptions) -> Path:
     from quant.sources import open_source
 
     suffix = options.preset
+    if suffix is None and options.bits is None and options.group_size is None:
+        with open_source(options.source) as source:
+            return LocatedModel("", options.source, converted=False).conversion_folder(quantised=source.quantised)
     if suffix is None:
-        quantised = False
-        if options.bits is None and options.group_size is None:
-            with open_source(options.source) as source:
-                quantised = source.quantised
-        settings = policy.conversion_spec(bits=options.bits, group_size=options.group_size, quantised=quantised)
+        settings = policy.conversion_spec(bits=options.bits, group_size=options.group_size)
         default, *_ = formats.find_format(settings.preset).group_sizes
         suffix = settings.preset + (f"-g{settings.group_size}" if settings.group_size != default else "")
     return models_folder.models_folder() / f"{models_folder.model_name(options.source)}-{suffix}"

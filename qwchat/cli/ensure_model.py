@@ -1,8 +1,9 @@
-"""Find the requested model, and convert a checkpoint on its first use."""
+"""Find the requested model, and convert a checkpoint or a GGUF file on its first use."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -26,8 +27,8 @@ def ensure_model(
 ) -> LocatedModel:
     """Return the model that `model` names, converted, with compiled kernels.
 
-    The conversion of a checkpoint is kept in the models folder, and repeated with a notice if the checkpoint has
-    changed. Processes that need the same conversion or the kernels at the same time wait for each other. With
+    The conversion of a checkpoint or a GGUF file is kept in the models folder, and repeated with a notice if its source
+    has changed. Processes that need the same conversion or the kernels at the same time wait for each other. With
     `may_pull`, a terminal is asked whether to pull a model of the catalogue that is not here.
 
     Raises:
@@ -62,17 +63,18 @@ def _locate(name: str, streams: Streams) -> LocatedModel:
 def _ensure_converted(
     located: LocatedModel, streams: Streams, threads: int | None, setup: SetupProgress | None
 ) -> LocatedModel:
-    """Return the converted model of a checkpoint, after converting it if necessary."""
+    """Return the conversion of a model, after converting it if necessary."""
     if located.converted:
         return located
     from quant.sources import open_source
 
     with open_source(located.path) as source:
-        fingerprint = source.fingerprint
-    if _reason_to_convert(located, fingerprint) is not None:
-        _make_folder(located.destination.parent)
-        _convert_or_wait(located, fingerprint, streams, threads, setup)
-    return LocatedModel(located.destination.name, located.destination, converted=True, embedded=located.embedded)
+        fingerprint, destination = source.fingerprint, located.conversion_folder(quantised=source.quantised)
+    conversion = _Conversion(located, destination, fingerprint)
+    if conversion.reason is not None:
+        _make_folder(destination.parent)
+        _convert_or_wait(conversion, streams, threads, setup)
+    return LocatedModel(destination.name, destination, converted=True, embedded=located.embedded)
 
 
 def requested_model(model: str | None) -> str:
@@ -84,18 +86,27 @@ def requested_model(model: str | None) -> str:
     return str(resolve()["model"])
 
 
-def _reason_to_convert(located: LocatedModel, fingerprint: str) -> str | None:
-    """Return why the checkpoint must be converted, as a sentence; None if its conversion is current."""
-    if not models_folder.is_model(located.destination):
-        return "first use"
-    from quant.container import open_model
-    from quant.errors import ContainerError
+@dataclass(frozen=True)
+class _Conversion:
+    """Conversion of a model on its first use: from where, to where, and the fingerprint that it must have."""
 
-    try:
-        model = open_model(located.destination)
-    except ContainerError:
-        return "its conversion is damaged"
-    return None if model.source_fingerprint == fingerprint else "the checkpoint has changed"
+    located: LocatedModel
+    destination: Path
+    fingerprint: str
+
+    @property
+    def reason(self) -> str | None:
+        """Why the model must be converted, as a phrase; None if its conversion is current."""
+        if not models_folder.is_model(self.destination):
+            return "first use"
+        from quant.container import open_model
+        from quant.errors import ContainerError
+
+        try:
+            model = open_model(self.destination)
+        except ContainerError:
+            return "its conversion is damaged"
+        return None if model.source_fingerprint == self.fingerprint else f"the {self.located.kind} has changed"
 
 
 def _make_folder(folder: Path) -> None:
@@ -108,38 +119,39 @@ def _make_folder(folder: Path) -> None:
 
 
 def _convert_or_wait(
-    located: LocatedModel, fingerprint: str, streams: Streams, threads: int | None, setup: SetupProgress | None
+    conversion: _Conversion, streams: Streams, threads: int | None, setup: SetupProgress | None
 ) -> None:
-    """Convert the checkpoint, or wait for another process that converts it."""
+    """Convert the model, or wait for another process that converts it."""
     from quant.destination import wait_for_conversion
     from quant.errors import DestinationBusyError
 
     waiting = False
-    while (reason := _reason_to_convert(located, fingerprint)) is not None:
+    while (reason := conversion.reason) is not None:
         try:
-            _convert(located, reason, streams, threads, setup)
+            _convert(conversion, reason, streams, threads, setup)
         except DestinationBusyError:
             if not waiting:
-                streams.screen.notice(f"another qwchat is converting {located.name}: waiting for it")
+                streams.screen.notice(f"another qwchat is converting {conversion.located.name}: waiting for it")
             waiting = True
-            wait_for_conversion(located.destination)
+            wait_for_conversion(conversion.destination)
             time.sleep(_POLL_SECONDS)
 
 
 def _convert(
-    located: LocatedModel, reason: str, streams: Streams, threads: int | None, setup: SetupProgress | None
+    conversion: _Conversion, reason: str, streams: Streams, threads: int | None, setup: SetupProgress | None
 ) -> None:
-    """Convert the checkpoint, continuing an interrupted conversion if it matches."""
+    """Convert the model, continuing an interrupted conversion if it matches."""
     from quant import convert
     from quant.errors import ArgumentError, DestinationBusyError
     from qwchat.cli.conversion_memory import check_conversion_memory
     from qwchat.cli.convert_progress import run_conversion
 
     check = partial(check_conversion_memory, threads=threads)
-    again = models_folder.is_model(located.destination)
-    streams.screen.notice(f"converting {located.name} into {located.destination} ({reason})")
+    located, destination = conversion.located, conversion.destination
+    again = models_folder.is_model(destination)
+    streams.screen.notice(f"converting {located.name} into {destination} ({reason})")
     for resume in (True, False):
-        events = convert(located.path, located.destination, resume=resume, force=again, threads=threads)
+        events = convert(located.path, destination, resume=resume, force=again, threads=threads)
         try:
             title = f"converting {located.name}"
             run_conversion(events, title, streams, check=check, show_notices=False, setup=setup)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quant.presets import PRESETS
+from quant.presets import IMPORTED_PRESET, PRESETS
 from qwchat import models_folder
 from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.ensure_model import requested_model
@@ -20,6 +20,7 @@ from qwchat.cli.options import EstimateOptions
 from qwchat.cli.streams import Streams
 from qwchat.cli.tables import TableWriter
 from qwchat.errors import UsageError
+from qwchat.models_folder import LocatedModel
 
 if TYPE_CHECKING:
     from quant.model_config import ModelConfig
@@ -28,12 +29,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Subject:
-    """What is estimated: its name, its sizes, and preset and tensors if it is converted already."""
+    """What is estimated: its name and its sizes.
+
+    `preset` and `tensors` describe a converted model, `imported` what the import of a quantised source would store.
+    """
 
     name: str
     config: ModelConfig
     preset: str | None = None
     tensors: Tensors | None = None
+    imported: Tensors | None = None
+
+    @property
+    def presets(self) -> list[str]:
+        """Presets to show."""
+        if self.preset:
+            return [self.preset]
+        return [*([IMPORTED_PRESET] if self.imported else []), *PRESETS]
+
+    def stored(self, preset: str) -> Tensors:
+        """Return how the preset stores the tensors. Raises ArgumentError and FormatError."""
+        from qwchat.store.memory_estimate import planned_tensors
+
+        imported = self.imported if preset == IMPORTED_PRESET else None
+        return self.tensors or imported or planned_tensors(self.config, preset)
 
 
 def run(options: EstimateOptions, dependencies: Dependencies) -> int:
@@ -69,13 +88,12 @@ def _estimates(subject: _Subject, options: EstimateOptions, threads: int) -> Ite
     """Yield an estimate for each preset and context window. Raises UsageError and ArgumentError."""
     from qwchat.model.context_limits import context_limit
     from qwchat.store.gpu_estimate import GpuEstimate
-    from qwchat.store.memory_estimate import contexts, estimate, planned_tensors
+    from qwchat.store.memory_estimate import contexts, estimate
 
     config, kv = subject.config, options.kv or "auto"
     asked = _contexts(options.ctx or (), context_limit(config), subject.name)
-    presets = [subject.preset] if subject.preset else [options.preset] if options.preset else list(PRESETS)
-    for preset in presets:
-        tensors = subject.tensors or planned_tensors(config, preset)
+    for preset in [options.preset] if options.preset and not subject.preset else subject.presets:
+        tensors = subject.stored(preset)
         for context in contexts(config, asked):
             cpu = estimate(config, tensors, context, kv, threads)
             yield Estimated(preset, config.num_layers, cpu, GpuEstimate(config, tensors, cpu, kv))
@@ -114,7 +132,29 @@ def _find(name: str) -> _Subject:
 
         folder = open_model(located.path)
         return _Subject(located.name, folder.config, folder.preset, stored_tensors(folder.config, folder.tensor))
-    return _Subject(located.name, read_config(located.path))
+    return _unconverted(located)
+
+
+def _unconverted(located: LocatedModel) -> _Subject:
+    """Read the sizes of a checkpoint or a GGUF file, and plan the import of quantised weights."""
+    from quant.conversion import ConversionPlanned, convert
+    from quant.formats import layout
+    from quant.sources import open_source
+    from qwchat.model.gpu_memory import TensorLayout
+
+    with open_source(located.path) as source:
+        if not source.quantised:
+            return _Subject(located.name, source.config)
+        config = source.config
+    planned, *_ = convert(located.path, located.destination, dry_run=True)
+    assert isinstance(planned, ConversionPlanned), "the plan is the first event"
+    imported = {
+        plan.name: TensorLayout(
+            plan.format, plan.group_size, layout(plan.format, plan.shape, plan.group_size, plan.zeros)
+        )
+        for plan in planned.tensors
+    }
+    return _Subject(located.name, config, imported=imported)
 
 
 def _on_hub(name: str) -> _Subject:

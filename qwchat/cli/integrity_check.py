@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
+from quant.gguf_names import parse_name
 from quant.presets import DEFAULT_PRESET
 from qwchat import models_folder
 from qwchat.chat.view.progress import ByteProgress, byte_progress
@@ -66,7 +67,8 @@ def repair_command(folder: ModelFolder) -> str:
     command = shlex.join([*words, "--force"])
     if source is not None:
         return f"convert it again with {command}"
-    return f"convert it again with {command}, where SOURCE is the folder of the checkpoint {name}".rstrip()
+    kind = "path of the GGUF file" if parse_name(name) is not None else "folder of the checkpoint"
+    return f"convert it again with {command}, where SOURCE is the {kind} {name}".rstrip()
 
 
 def _pull_command(folder: ModelFolder) -> str | None:
@@ -84,11 +86,11 @@ def _pull_command(folder: ModelFolder) -> str | None:
 
 
 def _find_checkpoint(name: str) -> str | None:
-    """Return the path of a checkpoint by its name, in the models folder or built in, or None."""
+    """Return the path of a checkpoint or GGUF file by its name, in the models folder or built in, or None."""
     if not name or name != name.strip(".") or "/" in name:
         return None
     embedded = models_folder.embedded_checkpoint()
     for path in (models_folder.models_folder() / name, *([embedded] if name == models_folder.EMBEDDED_NAME else [])):
-        if models_folder.is_checkpoint(path):
+        if models_folder.is_checkpoint(path) or models_folder.is_gguf(path):
             return str(path)
     return None

@@ -31,7 +31,7 @@ _COLUMNS = (
 
 
 def run(options: ListOptions, dependencies: Dependencies) -> int:
-    """List the built-in model and those in the models folder, damaged ones included."""
+    """List the built-in model, and models and GGUF files of the models folder, damaged ones included."""
     streams = Streams()
     entries = [_entry(model) for model in models_folder.available()]
     if options.json:
@@ -77,20 +77,24 @@ def _entry(model: LocatedModel) -> dict[str, object]:
         entry["last_used"] = used.isoformat()
     if model.converted:
         return entry | _figures(model)
-    weights = [path for path in model.path.glob("*.safetensors") if is_regular_file(path)]
+    weights = [path for path in model.files if is_regular_file(path)]
     converted = models_folder.is_model(model.destination)
     state = f"converted to {model.destination.name}" if converted else "converted on first use"
-    origin = "built in" if model.embedded else "checkpoint"
+    origin = "built in" if model.embedded else model.kind
     size = sum(path.stat().st_size for path in weights)
-    return entry | {"bytes": size, "family": _checkpoint_family(model), "remark": f"{origin}, {state}"}
+    return entry | {"bytes": size, "family": _family(model), "remark": f"{origin}, {state}"}
 
 
-def _checkpoint_family(model: LocatedModel) -> str | None:
+def _family(model: LocatedModel) -> str | None:
     from quant.errors import QuantError
     from quant.families import read_config
+    from quant.sources import open_source
 
     try:
-        return read_config(model.path).model_type
+        if model.path.is_dir():
+            return read_config(model.path).model_type
+        with open_source(model.path) as source:
+            return source.config.model_type
     except QuantError:
         return None
 

@@ -119,7 +119,7 @@ def _size(model: LocatedModel) -> str:
     from quant.container import open_model
 
     if not model.converted:
-        return "checkpoint"
+        return model.kind
     try:
         return data_size(open_model(model.path).total_bytes)
     except QuantError:

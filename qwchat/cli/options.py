@@ -187,7 +187,7 @@ class ChatOptions(ReplyOptions):
 class ConvertOptions:
     """Options of `convert`."""
 
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder of a Hugging Face checkpoint")]
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Checkpoint folder, or GGUF file")]
     destination: Annotated[
         Path | None,
         typer.Argument(metavar="DEST", help="Folder to create (default: in the models folder)"),

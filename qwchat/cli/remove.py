@@ -25,13 +25,13 @@ def run(options: RemoveOptions, dependencies: Dependencies) -> int:
         if not stdin_is_terminal():
             raise UsageError("rm needs a terminal to ask for confirmation: give --yes to remove without asking")
         for model in models.values():
-            streams.screen.hint(f"{model.name}  {data_size(_size(model.path))}")
+            streams.screen.hint(f"{model.name}  {data_size(_size(model))}")
         question = "remove it?" if len(models) == 1 else f"remove these {len(models)}?"
         if not confirm(streams, question):
             streams.screen.hint("nothing removed")
             return ExitCode.OK
     for model in models.values():
-        _remove(model.path)
+        _remove(model)
         streams.screen.notice(f"removed {model.name}")
     return ExitCode.OK
 
@@ -46,17 +46,28 @@ def _removable(name: str) -> LocatedModel:
     return located
 
 
-def _remove(path: Path) -> None:
-    """Take the name away first: a program that has the model open keeps its files, and a kill leaves no half model."""
-    doomed = path.with_name(f".{path.name}.removed")
+def _remove(model: LocatedModel) -> None:
+    """Remove a model. Raises QwchatError if the system refuses it."""
+    path = model.path
     try:
-        shutil.rmtree(doomed, ignore_errors=True)
-        path.rename(doomed)
-        shutil.rmtree(doomed)
-        forget_use(path)
+        if path.is_dir():
+            _remove_folder(path)
+            forget_use(path)
+        else:
+            for file in model.files:
+                file.unlink(missing_ok=True)
     except OSError as error:
         raise QwchatError(f"cannot remove {path}: {error.strerror}; check the permissions of its folder") from error
 
 
-def _size(path: Path) -> int:
-    return sum(file.stat().st_size for file in path.iterdir() if file.is_file())
+def _remove_folder(path: Path) -> None:
+    """Take the name away first: a program that has the model open keeps its files, and a kill leaves no half model."""
+    doomed = path.with_name(f".{path.name}.removed")
+    shutil.rmtree(doomed, ignore_errors=True)
+    path.rename(doomed)
+    shutil.rmtree(doomed)
+
+
+def _size(model: LocatedModel) -> int:
+    files = model.path.iterdir() if model.path.is_dir() else model.files
+    return sum(file.stat().st_size for file in files if file.is_file())

@@ -53,10 +53,10 @@ class TensorDetails:
 
 @dataclass(frozen=True)
 class ModelDetails:
-    """Details of a model or a checkpoint.
+    """Details of a model, a checkpoint or a GGUF file.
 
-    `stored_bytes` is the size of all weights in their files, `stored` how the kernels read them, None in a checkpoint.
-    `device` says where a chat would run it, and why.
+    `stored_bytes` is the size of all weights in their files, `stored` how the kernels read them, None before the
+    conversion. `device` says where a chat would run it, and why.
     """
 
     located: LocatedModel
@@ -82,12 +82,12 @@ class ModelDetails:
 
 
 def run(options: ShowOptions, dependencies: Dependencies) -> int:
-    """Show a model, or a checkpoint that has not been converted yet."""
+    """Show a model, or a checkpoint or GGUF file that has not been converted yet."""
     streams = Streams()
     located = models_folder.locate(requested_model(options.model))
     if not located.converted and models_folder.is_model(located.destination):
         located = LocatedModel(located.destination.name, located.destination, converted=True, embedded=located.embedded)
-    details = _of_model(located) if located.converted else _of_checkpoint(located)
+    details = _of_model(located) if located.converted else _of_source(located)
     if options.json:
         streams.write(json_line(_as_data(details)) + "\n")
     else:
@@ -124,7 +124,7 @@ def _of_model(located: LocatedModel) -> ModelDetails:
     return ModelDetails(located, folder.config, facts, tensors, folder.total_bytes, _files(located), stored, device)
 
 
-def _of_checkpoint(located: LocatedModel) -> ModelDetails:
+def _of_source(located: LocatedModel) -> ModelDetails:
     from quant.sources import open_source
 
     with open_source(located.path) as source:
@@ -137,7 +137,8 @@ def _of_checkpoint(located: LocatedModel) -> ModelDetails:
 
 
 def _files(located: LocatedModel) -> dict[str, int]:
-    return {path.name: path.stat().st_size for path in sorted(located.path.iterdir()) if is_regular_file(path)}
+    paths = sorted(located.path.iterdir()) if located.path.is_dir() else located.files
+    return {path.name: path.stat().st_size for path in paths if is_regular_file(path)}
 
 
 def _as_data(details: ModelDetails) -> dict[str, object]:
@@ -180,10 +181,10 @@ def _as_data(details: ModelDetails) -> dict[str, object]:
 def _write_tables(tables: TableWriter, details: ModelDetails) -> None:
     config, located = details.config, details.located
     origin: Any = details.facts["source"]
-    kind = f"preset {details.facts['preset']}" if located.converted else "checkpoint, not converted yet"
+    kind = f"preset {details.facts['preset']}" if located.converted else f"{located.kind}, not converted yet"
     facts = [
         ("model", f"{located.name} ({kind})"),
-        ("folder", str(located.path)),
+        ("folder" if located.path.is_dir() else "file", str(located.path)),
         *([("made from", f"{origin['name']}, {data_size(origin['bytes'])}")] if located.converted else []),
         *_origin_facts(origin or {}),
         ("fingerprint", str(details.facts["fingerprint"])),

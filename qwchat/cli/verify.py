@@ -59,15 +59,15 @@ def run(options: VerifyOptions, dependencies: Dependencies) -> int:
 
 
 def _converted_model(located: LocatedModel, streams: Streams) -> LocatedModel:
-    """Return the model, or the conversion of a checkpoint. Raises UsageError if it is not converted."""
+    """Return the model or its conversion. Raises UsageError if it is not converted."""
     if located.converted:
         return located
     if not models_folder.is_model(located.destination):
         raise UsageError(
-            f"{located.path} is a checkpoint without checksums: convert it with "
+            f"{located.path} is a {located.kind} without checksums: convert it with "
             f"{shlex.join(['qwchat', 'convert', str(located.path)])}, then verify the converted model"
         )
-    streams.screen.notice(f"{located.name} is a checkpoint: checking its conversion, {located.destination}")
+    streams.screen.notice(f"{located.name} is a {located.kind}: checking its conversion, {located.destination}")
     return LocatedModel(located.destination.name, located.destination, converted=True, embedded=located.embedded)
 
 

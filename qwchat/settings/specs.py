@@ -123,7 +123,7 @@ SETTING_SPECS: tuple[SettingSpec, ...] = (
         "model",
         Text("MODEL"),
         "session",
-        "Model to use: a name, a model folder or a checkpoint folder",
+        "Model to use: a name, a folder or a GGUF file",
         "mini",
         short_flag="-m",
         project_may_set=False,

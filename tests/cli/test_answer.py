@@ -245,7 +245,7 @@ def test_a_reply_that_reached_a_limit_says_so(tmp_path: Path) -> None:
         (("-p", "-", "-f", "-"), 2, "-p - and -f - both read standard input: choose one"),
         (("chat", "-f", "-"), 2, "-f - works only with -p: in a chat, pipe the text in without -f"),
         (("-p", "hi", "-m", "mimi"), 3, "there is no model 'mimi': did you mean mini?"),
-        (("-p", "hi", "-m", "./nowhere"), 3, "there is no folder ./nowhere: "),
+        (("-p", "hi", "-m", "./nowhere"), 3, "there is no file or folder ./nowhere: "),
         (("-p", "one two three", "--ctx", "4"), 4, "the prompt has 4 tokens and the context holds 4, "),
         (
             ("--tmep", "1"),

@@ -94,7 +94,7 @@ def test_a_failure_leaves_the_first_model(
 def test_names_that_lead_nowhere(models: LoadedModels) -> None:
     for name, message in (
         ("three", "there is no model 'three'"),
-        ("../one/..", "there is no folder"),
+        ("../one/..", "there is no file or folder"),
         ("", "there is"),
     ):
         with pytest.raises(ModelError, match=message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -68,29 +69,98 @@ def test_paths(home: Path) -> None:
     ("wanted", "message"),
     [
         ("half", "there is no model 'half': did you mean half-q4\\?"),
-        ("zzz", "there is no model 'zzz': choose from Qwen2-7B, half-q4, mini, or give the folder of a model or a"),
-        ("./zzz", "there is no folder ./zzz: give the folder of a model or a checkpoint, or a name from qwchat list"),
+        ("zzz", "there is no model 'zzz': choose from Qwen2-7B, half-q4, mini, or give the path of a model, a"),
+        (
+            "./zzz",
+            "there is no file or folder ./zzz: give a model, a checkpoint, a GGUF file, or a name from qwchat",
+        ),
         ("models/recipe", "models/recipe is neither a converted model \\(manifest.json\\) nor a checkpoint"),
-        ("", "there is no model '': choose from Qwen2-7B, half-q4, mini, or give the folder of a model or a"),
-        ("gguf/model.gguf", "gguf/model.gguf is a GGUF file, which is not supported yet: give the folder"),
-        ("gguf/config.json", "gguf/config.json is a file: give the folder of a model or a checkpoint"),
-        ("./gguf", "gguf contains GGUF files, which are not supported yet: give the original checkpoint"),
+        ("", "there is no model '': choose from Qwen2-7B, half-q4, mini, or give the path of a model, a"),
+        ("gguf/config.json", "gguf/config.json is not a GGUF file: give one, or the folder of a model or a checkpoint"),
+        ("gguf/pipe.gguf", "gguf/pipe.gguf is not a GGUF file"),
+        ("gguf/dangling.gguf", "there is no file or folder gguf/dangling.gguf"),
+        ("gguf/missing.gguf", "there is no file or folder gguf/missing.gguf"),
+        (f"gguf/{'x' * 5000}.gguf", "there is no file or folder gguf/x{195}….*: give"),
+        ("./gguf", "gguf contains 2 GGUF models \\(other.gguf, split-00001-of-00002.gguf\\); give one of the files"),
     ],
 )
 def test_missing_models(home: Path, wanted: str, message: str) -> None:
-    (home.parent / "gguf").mkdir()
-    for name in ("model.gguf", "config.json"):
-        (home.parent / "gguf" / name).touch()
+    folder = home.parent / "gguf"
+    folder.mkdir()
+    for name in ("other.gguf", "split-00001-of-00002.gguf", "split-00002-of-00002.gguf", "config.json"):
+        (folder / name).touch()
+    os.mkfifo(folder / "pipe.gguf")
+    (folder / "dangling.gguf").symlink_to("nowhere")
     with pytest.raises(ModelError, match=message):
         locate(wanted)
 
 
+def test_gguf_models(home: Path) -> None:
+    folder = home.parent / "files"
+    folder.mkdir()
+    parts = [folder / f"tiny-q4_0-0000{number}-of-00002.gguf" for number in (1, 2)]
+    for path in (*parts, home / "here.GGUF"):
+        path.touch()
+    expected = LocatedModel("tiny-q4_0-00001-of-00002.gguf", parts[0], converted=False)
+    for text in (*map(str, parts), str(folder), "./files", "files"):
+        found = locate(text)
+        assert (found.name, found.kind) == (expected.name, "GGUF file")
+        assert found.path.samefile(parts[0])
+        assert [path.name for path in found.files] == [path.name for path in parts]
+        assert found.destination == home / "tiny-q4_0-imported"
+    assert locate("here.GGUF") == LocatedModel("here.GGUF", home / "here.GGUF", converted=False)
+    assert locate("here.GGUF").conversion_folder(quantised=False) == home / "here-q4"
+    make_model(home / "here-q4")
+    assert locate("here.GGUF").destination == home / "here-q4"
+
+
+def test_a_converted_model_beside_gguf_files_comes_first(home: Path) -> None:
+    (home / "half-q4" / "model.gguf").touch()
+    (home / "Qwen2-7B" / "model.gguf").touch()
+    assert locate(str(home / "half-q4")).converted
+    assert locate(str(home / "Qwen2-7B")).kind == "checkpoint"
+
+
+def test_a_quantised_checkpoint_has_a_conversion_of_another_name(home: Path) -> None:
+    path = home / "Qwen2-7B"
+    (path / "config.json").write_text('{"quantization_config": {"quant_method": "gptq"}}')
+    assert locate("Qwen2-7B").destination == home / "Qwen2-7B-imported"
+    make_model(home / "Qwen2-7B-q4")
+    assert locate("Qwen2-7B").destination == home / "Qwen2-7B-q4"
+    make_model(home / "Qwen2-7B-imported")
+    assert locate("Qwen2-7B").destination == home / "Qwen2-7B-imported"
+    (path / "config.json").write_text("not JSON")
+    assert locate("Qwen2-7B").destination == home / "Qwen2-7B-q4"
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("..evil.gguf", "evil"),
+        ("a\nb\x1b[31m.gguf", "a_b_[31m"),
+        ("back\\slash.gguf", "back_slash"),
+        (f"{'é' * 100}.gguf", "é" * 80),
+        ("....gguf", "model"),
+        ("Modell mit Leerzeichen.gguf", "Modell mit Leerzeichen"),
+    ],
+)
+def test_names_of_conversions_are_names_of_folders(home: Path, file: str, name: str) -> None:
+    (home.parent / file).touch()
+    found = locate(str(home.parent / file))
+    assert found.destination == home / f"{name}-imported"
+    (home / f".{name}-imported.partial").mkdir()
+
+
 def test_available_models(home: Path) -> None:
     make_model(home / ".mini-q4.partial")
+    for name in ("x-00001-of-00002.gguf", "x-00002-of-00002.gguf", ".hidden.gguf", "half-q4.gguf"):
+        (home / name).touch()
     assert [(model.name, model.converted, model.embedded) for model in available()] == [
         ("Qwen2-7B", False, False),
         ("half-q4", True, False),
+        ("half-q4.gguf", False, False),
         ("mini", False, True),
+        ("x-00001-of-00002.gguf", False, False),
     ]
 
 

@@ -45,7 +45,7 @@ def test_without_a_terminal_nothing_is_removed_unasked(models: Path) -> None:
     ("argument", "code", "message"),
     [
         ("three", 3, "there is no model 'three'"),
-        ("../models/..", 3, "there is no folder ../models/.."),
+        ("../models/..", 3, "there is no file or folder ../models/.."),
         ("{elsewhere}", 2, "is not in"),
         ("{link}", 2, "is not in"),
     ],
