@@ -8,13 +8,11 @@ checksum, so that data lost in a power cut is converted again. A lock on `.NAME.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -32,34 +30,22 @@ from quant.container import (
     combine_digests,
     hash_bytes,
 )
-from quant.destination import acquire_lock, lock_path, partial_folder
+from quant.destination import (
+    StagedFolder,
+    allocated_bytes,
+    append_record,
+    open_reserved,
+    translate_os_errors,
+    write_at,
+    write_synced,
+)
 from quant.errors import ArgumentError, ContainerError, DiskFullError
 from quant.formats import layout
-from quant.safe_files import read_bounded, read_json_object, sync_folder
-from quant.units import data_size
+from quant.safe_files import read_bounded, read_json_object
 from quant.wording import Argument, ArgumentMessage, SuggestedArgument
 
 JOURNAL_NAME = "journal.jsonl"
 SYNC_BYTES = 64 << 20
-_MARGIN_BYTES = 1 << 20
-_DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-@contextmanager
-def translate_os_errors(where: Path) -> Iterator[None]:
-    """Turn OSError into DiskFullError if the disk is full, and into ArgumentError otherwise."""
-    try:
-        yield
-    except OSError as exc:
-        if exc.errno not in _DISK_FULL_ERRNOS:
-            raise ArgumentError(f"{where} cannot be written: {exc.strerror}; check its permissions") from exc
-        raise DiskFullError(
-            ArgumentMessage(
-                f"{where} cannot be written: {exc.strerror}; existing files are unchanged: "
-                "free some space and run the same command with ",
-                SuggestedArgument("resume", True),
-            )
-        ) from exc
 
 
 class ModelWriter:
@@ -88,7 +74,8 @@ class ModelWriter:
         files: Mapping[str, bytes],
     ) -> None:
         self.destination = destination
-        self.partial = partial_folder(destination)
+        self._folder = StagedFolder(destination)
+        self.partial = self._folder.partial
         self.finished: dict[str, dict[str, Any]] = {}
         self._header = dict(header)
         self._files = dict(files)
@@ -97,14 +84,9 @@ class ModelWriter:
         self._unsynced = 0
         self._weights = -1
         self._journal = -1
-        self._lock = -1
 
     def __enter__(self) -> ModelWriter:
-        if not self.destination.parent.is_dir():
-            raise ArgumentError(f"{self.destination.parent} is not a folder; create it first")
-        with translate_os_errors(self.destination.parent):
-            self._lock = acquire_lock(lock_path(self.destination), self.destination)
-            self._restore_replaced()
+        self._folder.lock()
         return self
 
     def __exit__(
@@ -113,8 +95,7 @@ class ModelWriter:
         for descriptor in (self._weights, self._journal):
             if descriptor >= 0:
                 os.close(descriptor)
-        lock_path(self.destination).unlink(missing_ok=True)
-        os.close(self._lock)
+        self._folder.unlock()
 
     @property
     def identity(self) -> str:
@@ -128,16 +109,8 @@ class ModelWriter:
 
     def check_space(self) -> None:
         """Raise DiskFullError unless the file system has enough free space for the rest of the model."""
-        needed = self.total_bytes + sum(map(len, self._files.values())) + _MARGIN_BYTES
-        weights = self.partial / WEIGHTS_NAME
-        written = 512 * weights.stat().st_blocks if weights.exists() else 0
-        free = shutil.disk_usage(self.destination.parent).free
-        if free + written < needed:
-            raise DiskFullError(
-                f"{self.destination.parent} has {data_size(free, 2)} free, but the model needs {data_size(needed, 2)}"
-                f"{f' ({data_size(written, 2)} already written)' if written else ''}; "
-                "free some space or choose another destination"
-            )
+        needed = self.total_bytes + sum(map(len, self._files.values()))
+        self._folder.check_space(needed, allocated_bytes(self.partial / WEIGHTS_NAME), "the model")
 
     def begin(self, resume: bool) -> list[str]:
         """Open or create the partial folder. Return notices for the user.
@@ -187,7 +160,7 @@ class ModelWriter:
                 place = entry["parts"][part_name]
                 data = np.ascontiguousarray(part).reshape(-1).view(np.uint8).data
                 tile_bytes = place["nbytes"] // place["shape"][0]
-                _write_all(self._weights, data, place["offset"] + first_tile * tile_bytes)
+                write_at(self._weights, data, place["offset"] + first_tile * tile_bytes)
                 self._hashers.setdefault(part_name, hashlib.sha256()).update(data)
                 self._unsynced += len(data)
 
@@ -200,7 +173,7 @@ class ModelWriter:
             if self._unsynced >= SYNC_BYTES:
                 os.fsync(self._weights)
                 self._unsynced = 0
-            _append_record(self._journal, {"name": name, **figures})
+            append_record(self._journal, {"name": name, **figures})
         self.finished[name] = figures
 
     def publish(self, force: bool) -> None:
@@ -210,31 +183,14 @@ class ModelWriter:
         with translate_os_errors(self.destination):
             os.fsync(self._weights)
             for name, data in self._files.items():
-                _write_file(self.partial / name, data)
-            _write_file(self.partial / MANIFEST_NAME, json.dumps(manifest, indent=1).encode() + b"\n")
+                write_synced(self.partial / name, data)
+            write_synced(self.partial / MANIFEST_NAME, json.dumps(manifest, indent=1).encode() + b"\n")
             (self.partial / JOURNAL_NAME).unlink()
-            sync_folder(self.partial)
-            if force and self.destination.exists():
-                self.destination.rename(self._replaced)
-            self.partial.rename(self.destination)
-            sync_folder(self.destination.parent)
-        shutil.rmtree(self._replaced, ignore_errors=True)
+            self._folder.publish(force)
 
     def discard(self) -> None:
         """Delete the partial folder."""
-        shutil.rmtree(self.partial, ignore_errors=True)
-
-    @property
-    def _replaced(self) -> Path:
-        return self.destination.parent / f".{self.destination.name}.replaced"
-
-    def _restore_replaced(self) -> None:
-        """Restore the old model if a forced conversion was killed between its two renames."""
-        if self._replaced.exists():
-            if self.destination.exists():
-                shutil.rmtree(self._replaced)
-            else:
-                self._replaced.rename(self.destination)
+        self._folder.discard()
 
     def _manifest(self) -> dict[str, Any]:
         files = {
@@ -251,20 +207,11 @@ class ModelWriter:
 
     def _open_files(self) -> None:
         self.partial.mkdir(exist_ok=True)
-        self._weights = os.open(self.partial / WEIGHTS_NAME, os.O_RDWR | os.O_CREAT, 0o644)
-        # Reserve the space now, so that the conversion cannot fail because the disk fills up later. macOS and some file
-        # systems do not support this.
-        if hasattr(os, "posix_fallocate"):
-            try:
-                os.posix_fallocate(self._weights, 0, self.total_bytes)
-            except OSError as exc:
-                if exc.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
-                    raise
-        os.ftruncate(self._weights, self.total_bytes)
+        self._weights = open_reserved(self.partial / WEIGHTS_NAME, self.total_bytes)
         self._journal = os.open(self.partial / JOURNAL_NAME, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-        _append_record(self._journal, {"identity": self.identity})
+        append_record(self._journal, {"identity": self.identity})
         for name, figures in self.finished.items():
-            _append_record(self._journal, {"name": name, **figures})
+            append_record(self._journal, {"name": name, **figures})
 
     def _read_journal(self) -> None:
         """Add the journalled tensors whose bytes match their checksums to `finished`."""
@@ -347,25 +294,3 @@ def _assign_offsets(
             position = align(position + nbytes)
         entries[name] = {"format": format_name, "shape": list(shape), "group_size": group_size, "parts": parts}
     return entries, position
-
-
-def _write_all(descriptor: int, data: memoryview, offset: int) -> None:
-    while data:
-        written = os.pwrite(descriptor, data, offset)
-        data, offset = data[written:], offset + written
-
-
-def _append_record(descriptor: int, record: Mapping[str, Any]) -> None:
-    """Append one line. If the write fails, remove the incomplete line, so that the journal stays readable."""
-    line = json.dumps(record).encode() + b"\n"
-    before = os.lseek(descriptor, 0, os.SEEK_CUR)
-    if os.write(descriptor, line) != len(line):
-        os.ftruncate(descriptor, before)
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def _write_file(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
