@@ -7,7 +7,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,19 +39,34 @@ def translate_os_errors(where: Path) -> Iterator[None]:
         ) from exc
 
 
-def check_destination(destination: Path, source: Path, force: bool) -> None:
-    """Raise ArgumentError if `destination` is in use or lies in `source`."""
+def check_destination(
+    destination: Path,
+    source: Path,
+    force: bool,
+    *,
+    is_replaceable: Callable[[Path], bool] = is_model_folder,
+    content: str = "a model",
+) -> None:
+    """Raise ArgumentError if `destination` is in use or lies in `source`.
+
+    Args:
+        destination: folder to write.
+        source: folder or file to read.
+        force: allow a folder that `is_replaceable`.
+        is_replaceable: whether a folder holds what may be replaced.
+        content: what such a folder contains, for the message.
+    """
     if source.resolve() in (destination.resolve(), *destination.resolve().parents):
         raise ArgumentError(f"{destination} is inside the source {source}; choose another destination")
     if not destination.exists():
         return
     if not destination.is_dir():
         raise ArgumentError(f"{destination} exists and is not a folder; choose another destination")
-    if is_model_folder(destination):
+    if is_replaceable(destination):
         if not force:
             suggestion = SuggestedArgument("force", True)
             raise ArgumentError(
-                ArgumentMessage(f"{destination} already contains a model; use ", suggestion, " to replace it")
+                ArgumentMessage(f"{destination} already contains {content}; use ", suggestion, " to replace it")
             )
     elif any(destination.iterdir()):
         raise ArgumentError(f"{destination} is a folder with other files; choose another destination")
