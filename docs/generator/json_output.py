@@ -79,6 +79,9 @@ OTHERS = {
     ),
     "pull": ("context", "machine_memory", "models"),
     "estimate": ("name", "machine_memory", "machine_bandwidth", "machine_card", "estimates"),
+    "perplexity": (
+        "model", "files", "chat", "window", "tokens", "documents", "blocks", "loss", "perplexity", "against",
+    ),
     "bench": ("model", "threads", "simd", "rounds", "depth", "speculate", "prefill", "decode"),
     "doctor": ("ok", "checks"),
     "sessions list": ("folder", "sessions"),

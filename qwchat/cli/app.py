@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from quant.presets import IMPORTED, IMPORTED_PRESET, PRESETS
-from qwchat.cli import completion, config_options, options, session_options, typer_internals
+from qwchat.cli import completion, config_options, evaluation_options, options, session_options, typer_internals
 from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.guard import run_guarded
@@ -56,6 +56,12 @@ _COMMANDS: _Commands = (
         options.BenchOptions,
         "qwchat.cli.bench",
         "Measure prefill and decode against the machine's limits",
+    ),
+    (
+        "perplexity",
+        evaluation_options.PerplexityOptions,
+        "qwchat.cli.perplexity",
+        "Measure how well a model predicts text, or its KL divergence",
     ),
     ("doctor", options.DoctorOptions, "qwchat.cli.doctor", "Check the machine and the installation for problems"),
     (

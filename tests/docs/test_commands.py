@@ -111,7 +111,11 @@ def test_python_runs(block: Block, home: Path) -> None:
 
 @pytest.mark.parametrize("command", OTHERS)
 def test_json_of_other_commands_has_the_keys_that_are_listed(command: str, home: Path) -> None:
-    more = {"convert": f"{embedded_checkpoint()} --dry-run", "bench": "--rounds 1 --prompt-tokens 32 --new-tokens 8"}
+    more = {
+        "convert": f"{embedded_checkpoint()} --dry-run",
+        "bench": "--rounds 1 --prompt-tokens 32 --new-tokens 8",
+        "perplexity": f"mini {embedded_checkpoint() / 'config.json'}",
+    }
     done = shell(f"qwchat {command} {more.get(command, '')} --json", home)
     assert done.returncode == 0, done.stderr
     assert tuple(json.loads(done.stdout)) == OTHERS[command]
