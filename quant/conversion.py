@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from quant.destination import check_destination
 from quant.errors import ArgumentError, CheckpointError, FormatError
 from quant.families import parameter_count
-from quant.formats import IntegerFormat, PackedTensor, find_format
+from quant.formats import GroupedFormat, PackedTensor, find_format
 from quant.formats.format import TILE_ROWS
 from quant.machine import usable_processors
 from quant.policy import ConversionSpec, TensorPlan, conversion_spec, keep_home, plan_tensors
@@ -188,7 +188,7 @@ def convert_source(
         else:
             check_destination(destination, opened.path, force)
             yield from map(ConversionNotice, writer.begin(resume))
-            for name in dict.fromkeys(tensor.format for tensor in plans):
+            for name in _quantised_formats(plans):
                 yield from machine_code.compile_for(name)
             try:
                 yield from _write_tensors(opened, plans, writer, threads or len(usable_processors()))
@@ -227,7 +227,12 @@ class _QuantisedChunk:
 
 def compiling_cost(plans: Iterable[TensorPlan]) -> float:
     """Return the cost of compiling the loops that `plans` need and the cache lacks (`CompilingQuantiser.cost`)."""
-    return machine_code.compiling_cost(dict.fromkeys(tensor.format for tensor in plans))
+    return machine_code.compiling_cost(_quantised_formats(plans))
+
+
+def _quantised_formats(plans: Iterable[TensorPlan]) -> dict[str, None]:
+    """Return the names of the formats that float values are converted to, in order."""
+    return dict.fromkeys(tensor.format for tensor in plans if not tensor.kept)
 
 
 def _write_tensors(
@@ -309,10 +314,12 @@ def _keep_codes(rows: QuantisedRows, tensor: TensorPlan) -> PackedTensor:
     """Pack the parts of a source unchanged. Raises FormatError if they contradict the plan."""
     fmt = find_format(tensor.format)
     planned = (tensor.format, tensor.group_size, tensor.zeros)
-    if not isinstance(fmt, IntegerFormat) or (rows.format, rows.group_size, "zeros" in rows.parts) != planned:
+    if not isinstance(fmt, GroupedFormat) or (rows.format, rows.group_size, "zeros" in rows.parts) != planned:
         raise FormatError(f"the source announced {tensor.format} and returned {rows.format}")
-    if rows.parts["scales"].dtype != fmt.scale_dtype:
-        raise FormatError(f"the source returned scales of type {rows.parts['scales'].dtype}, not {fmt.scale_dtype}")
+    layout = fmt.layout(rows.parts["codes"].shape, rows.group_size, tensor.zeros)
+    for name, part in rows.parts.items():
+        if name not in layout or part.dtype != layout[name][0]:
+            raise FormatError(f"the source returned the part {name} {part.dtype}, which {fmt.name} does not have")
     others = {name: part for name, part in rows.parts.items() if name not in ("codes", "scales")}
     return fmt.pack(rows.parts["codes"], rows.parts["scales"], rows.group_size, **others)
 

@@ -83,7 +83,7 @@ def conversion_spec(
     Raises:
         ArgumentError: an argument is unknown, or two of them contradict each other.
     """
-    grouped = [fmt for fmt in FORMATS.values() if fmt.group_sizes]
+    grouped = _convertible()
     requested = preset is not None
     if preset is None:
         preset = IMPORTED_PRESET if quantised and bits is None and group_size is None else DEFAULT_PRESET
@@ -129,12 +129,17 @@ def _imported_spec(bits: int | None, group_size: int | None, quantised: bool) ->
 
 def bit_choices() -> list[int]:
     """Return the valid values of `bits`."""
-    return sorted({fmt.bits for fmt in FORMATS.values() if fmt.group_sizes})
+    return sorted({fmt.bits for fmt in _convertible()})
 
 
 def group_size_choices() -> list[int]:
     """Return the valid values of `group_size`."""
-    return sorted({size for fmt in FORMATS.values() for size in fmt.group_sizes})
+    return sorted({size for fmt in _convertible() for size in fmt.group_sizes})
+
+
+def _convertible() -> list[Format]:
+    """Return the grouped formats that float values can be converted to."""
+    return [fmt for fmt in FORMATS.values() if fmt.group_sizes and fmt.quantiser is not None]
 
 
 def _join_with_or(numbers: Sequence[int]) -> str:

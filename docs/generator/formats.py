@@ -11,7 +11,7 @@ from quant.families import expected_tensors, parse_config
 from quant.formats import FORMATS, Format
 from quant.model_config import ModelConfig
 from quant.policy import conversion_spec, plan_tensors
-from quant.presets import DEFAULT_PRESET, PRESETS
+from quant.presets import DEFAULT_PRESET, IMPORTED_PRESET, PRESETS
 from qwchat.cpu.kv_cache import choose_kv_kind
 from qwchat.limits import DEFAULT_CONTEXT
 
@@ -103,6 +103,7 @@ def _format_rows() -> list[tuple[str, ...]]:
             ", ".join(map(str, form.group_sizes)) or "none",
             "yes" if form.stores_zeros else "no",
             _bits(form),
+            "yes" if form.quantiser else "no",
         )
         for name, form in FORMATS.items()
         if name != "vector"
@@ -139,10 +140,18 @@ def page() -> str:
         table(["Preset", "Matrices", "Sensitive matrices", "Head", "Content"], _preset_rows()),
         "Sensitive matrices are `down_proj` and `v_proj` in the first and last eighth of the layers. Biases and norms "
         "stay f32. A tied embedding has the format of the head, any other embedding that of the matrices.",
+        f"The default of a source that is quantised already is `{IMPORTED_PRESET}`: a matrix whose quantised values "
+        "fit one of the formats below keeps them unchanged, every other matrix becomes `q8`. Each of the presets above "
+        "quantises the values of such a source again.",
         "## Formats",
-        table(["Format", "Bits of a code", "Group sizes", "Zero points", "Bits per weight"], _format_rows()),
-        "Bits per weight include scales and zero points, at the first group size. `vector` is the f32 format of biases "
-        "and norms. The byte layout of each format is in the docstrings of `quant.formats`.",
+        table(
+            ["Format", "Bits of a code", "Group sizes", "Zero points", "Bits per weight", "From float weights"],
+            _format_rows(),
+        ),
+        "Bits per weight include scales, minimums and zero points, at the first group size. `vector` is the f32 format "
+        "of biases and norms. Formats that float weights are not converted to keep tensors of GGUF files unchanged: "
+        "`min4` Q4_1, `k4` Q4_K, `k8` Q5_K, `iq4` IQ4_NL and `iq4k` IQ4_XS. They run on the CPU only. The byte layout "
+        "of each format is in the docstrings of `quant.formats`.",
         "## Size of a model",
         _SIZES,
         table(["GB", *map(code, PRESETS)], _size_rows()),

@@ -16,17 +16,21 @@ from numpy.typing import NDArray
 from quant.errors import FormatError
 from quant.formats.dense import BF16, F32, VECTOR
 from quant.formats.format import TILE_ROWS, Format, Layout, PackedTensor, check_parts
-from quant.formats.integer import IntegerFormat
+from quant.formats.imported import IQ4, IQ4K, K4, K8, MIN4
+from quant.formats.integer import GroupedFormat, IntegerFormat
 from quant.formats.linear import LIN4, LIN8
 from quant.formats.q4 import Q4
 from quant.formats.q8 import Q8
 
-FORMATS: dict[str, Format] = {record.name: record for record in (Q4, Q8, LIN4, LIN8, BF16, F32, VECTOR)}
+FORMATS: dict[str, Format] = {
+    record.name: record for record in (Q4, Q8, LIN4, LIN8, BF16, F32, MIN4, K4, K8, IQ4, IQ4K, VECTOR)
+}
 """Format records by name. If several match the requested bits and group size, `quant.policy` uses the first."""
 
 __all__ = [
     "FORMATS",
     "Format",
+    "GroupedFormat",
     "IntegerFormat",
     "Layout",
     "PackedTensor",
@@ -74,13 +78,13 @@ def dequantise(packed: PackedTensor) -> NDArray[np.float32]:
 
 
 def dequantise_parts(name: str, parts: Mapping[str, NDArray[Any]], group_size: int) -> NDArray[np.float32]:
-    """Return the float32 values of plain parts, as in `IntegerFormat.values`.
+    """Return the float32 values of plain parts, as in `GroupedFormat.values`.
 
     Raises:
         FormatError: the format is unknown, or its tensors do not consist of codes.
     """
     fmt = find_format(name)
-    if not isinstance(fmt, IntegerFormat):
+    if not isinstance(fmt, GroupedFormat):
         raise FormatError(f"format {name} does not store codes")
     return fmt.values(parts, group_size)
 

@@ -64,7 +64,8 @@ class Format(ABC):
 
     Attributes:
         name: name of the format in the manifest.
-        quantiser: dotted name of the module that packs float32 values; see `quant.quantisers`.
+        quantiser: dotted name of the module that packs float32 values; see `quant.quantisers`. None for a format that
+            only stores what a source has quantised.
         bits: bits per code, without scales and zero points.
         group_sizes: allowed numbers of weights per scale, the default first; empty for formats without scales.
         stores_zeros: whether the quantiser stores zero points.
@@ -73,8 +74,8 @@ class Format(ABC):
     """
 
     name: str
-    quantiser: str
     bits: int
+    quantiser: str | None = None
     group_sizes: tuple[int, ...] = ()
     stores_zeros: bool = False
     kernel: Literal["integer", "bf16", "f32"] | None = None
