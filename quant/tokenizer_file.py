@@ -21,6 +21,7 @@ MERGES_LIMIT = 1 << 20
 TOKEN_LENGTH = 1_024  # characters; Qwen2's longest token has 128
 ADDED_LIMIT = 1_024  # tokens; Qwen3 has 26
 ADDED_LENGTH = 100  # characters
+CONFIG_LIMIT = 4 << 20  # bytes; tokenizer_config.json with every added token of a large vocabulary reaches 1 MB
 PRIVATE = "\U000f0000"  # first of the characters that `encode_chat` substitutes for those of control tokens
 
 PATTERNS = (
@@ -59,6 +60,8 @@ class TokenizerDefinition:
         merges: pairs of tokens in the order of their ranks.
         ignore_merges: whether a piece that is itself a token is not merged.
         special_ids: content of each added token -> id.
+        text_tokens: contents of the added tokens that the file does not call special.
+        first_id: id of the token that the post-processor puts before a text, or None.
     """
 
     normalises_nfc: bool
@@ -67,6 +70,8 @@ class TokenizerDefinition:
     merges: list[tuple[str, str]]
     ignore_merges: bool
     special_ids: dict[str, int]
+    text_tokens: frozenset[str]
+    first_id: int | None
 
 
 def parse(data: bytes, where: str, error: ErrorFactory) -> TokenizerDefinition:
@@ -98,9 +103,11 @@ class _DefinitionReader:
         pattern = self._read_pattern(fields.mapping("pre_tokenizer"))
         self._check_byte_level(fields.mapping("decoder"), "decoder")
         vocab, merges, ignores = self._read_model(fields.mapping("model"))
-        special_ids = self._read_added_tokens(values.get("added_tokens") or [], vocab)
-        self._check_post_processor(values.get("post_processor"), {*vocab.values(), *special_ids.values()})
-        return TokenizerDefinition(normalises_nfc, pattern, vocab, merges, ignores, special_ids)
+        special_ids, text_tokens = self._read_added_tokens(values.get("added_tokens") or [], vocab)
+        post_processor = values.get("post_processor")
+        self._check_post_processor(post_processor, {*vocab.values(), *special_ids.values()})
+        first_id = _first_id(post_processor)
+        return TokenizerDefinition(normalises_nfc, pattern, vocab, merges, ignores, special_ids, text_tokens, first_id)
 
     def _fields(self, values: dict[str, Any], name: str = "") -> JsonFields:
         """Return typed access to an object. `name` is its name in messages."""
@@ -217,11 +224,11 @@ class _DefinitionReader:
                 self._refuse(f"model: merges has the pair {short_repr(' '.join(pair))}, which is not in vocab")
         return [(left, right) for left, right in merges]
 
-    def _read_added_tokens(self, listed: Any, vocab: dict[str, int]) -> dict[str, int]:
+    def _read_added_tokens(self, listed: Any, vocab: dict[str, int]) -> tuple[dict[str, int], frozenset[str]]:
         if not isinstance(listed, list) or len(listed) > ADDED_LIMIT:
             self._refuse(f"added_tokens is not a list of at most {ADDED_LIMIT:,} tokens")
         content_of = {token_id: token for token, token_id in vocab.items()}
-        ids, special_ids = vocab.copy(), dict[str, int]()
+        ids, special_ids, text_tokens = vocab.copy(), dict[str, int](), set[str]()
         for token in listed:
             content, token_id = (self._object(token, "an added token").get(key) for key in ("content", "id"))
             if not isinstance(content, str) or not 0 < len(content) <= ADDED_LENGTH or not is_unicode(content):
@@ -236,13 +243,24 @@ class _DefinitionReader:
                 )
             flags = self._fields(token, f"the added token {short_repr(content)}")
             strips = [flags.boolean(name, False) for name in ("lstrip", "rstrip", "single_word")]
-            for flag in ("normalized", "special"):
-                flags.boolean(flag, False)
+            flags.boolean("normalized", False)
+            if not flags.boolean("special", False):
+                text_tokens.add(content)
             if any(strips):
                 problem = f"the added token {short_repr(content)} strips the text around it"
                 self._refuse(f"{problem}, which is not supported", FAMILY)
             special_ids[content] = token_id
-        return special_ids
+        return special_ids, frozenset(text_tokens)
+
+
+def _first_id(post_processor: Any) -> int | None:
+    """Return the id of the token that a checked post-processor puts before a text, or None."""
+    for part in (post_processor or {}).get("processors", [post_processor]):
+        if part is not None and part["type"] == "TemplateProcessing" and part["single"]:
+            first = part["single"][0].get("SpecialToken")
+            ids = part["special_tokens"][first["id"]]["ids"] if first else []
+            return ids[0] if ids else None
+    return None
 
 
 def _is_template(value: dict[str, Any], known_ids: set[int]) -> bool:

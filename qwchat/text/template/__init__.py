@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from quant.json_fields import is_unicode
 from quant.safe_files import read_bounded, read_json_object
+from quant.tokenizer_file import CONFIG_LIMIT
 from qwchat.errors import ModelError, TemplateError, UsageError
 from qwchat.messages import Message
 from qwchat.text.template.published import is_published
@@ -27,7 +28,6 @@ __all__ = ["CHATML", "ChatTemplate"]
 
 CONFIG_NAME = "tokenizer_config.json"
 TEMPLATE_NAME = "chat_template.jinja"
-CONFIG_LIMIT = 4 << 20  # bytes; files that list every added token of a large vocabulary reach 1 MB
 TEXT_KEYS: Final = ("role", "content")
 
 CHATML = (
