@@ -24,7 +24,7 @@ from qwchat.text_files import expand_path
 EMBEDDED_NAME = "mini"
 
 _MAX_NAME_SHOWN = 200  # characters of a name in a message
-_MAX_NAME_BYTES = 160  # of a conversion's name; suffixes and the names of temporary files come on top
+_MAX_STEM_BYTES = 160  # of a conversion's name; suffixes and the names of temporary files come on top
 _WEIGHT_FILES = (SINGLE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -187,18 +187,22 @@ def model_name(path: Path) -> str:
     part number, as far as that can be the name of a folder.
     """
     if (file := _find_gguf(path)) is not None:  # Unresolved: the Hugging Face cache links to files named by checksum.
-        parsed = parse_name(file.name)
-        return folder_name(file.name if parsed is None else parsed.stem)
+        return gguf_name(file.name)
     resolved = path.resolve()
     if resolved.parent.name == "snapshots" and resolved.parent.parent.name.startswith("models--"):
         return resolved.parent.parent.name.split("--")[-1]
     return resolved.name
 
 
-def folder_name(text: str) -> str:
-    """Return `text` as the name of a folder: printable, without separators, not hidden, not too long."""
+def gguf_name(file_name: str) -> str:
+    """Return the name of the model in a GGUF file, which can be the name of a folder.
+
+    It is printable, without separators, not hidden, and not too long.
+    """
+    parsed = parse_name(file_name)
+    text = file_name if parsed is None else parsed.stem
     plain = "".join(letter if letter.isprintable() and letter not in "/\\" else "_" for letter in text)
-    return plain.encode(errors="replace")[:_MAX_NAME_BYTES].decode(errors="ignore").strip(". ") or "model"
+    return plain.encode(errors="replace")[:_MAX_STEM_BYTES].decode(errors="ignore").strip(". ") or "model"
 
 
 def _is_path(text: str) -> bool:

@@ -21,6 +21,7 @@ from quant.json_fields import short_repr
 from quant.model_config import ModelConfig
 from quant.safe_files import (
     COPIED_FILES,
+    MAX_NAME_BYTES,
     SINGLE_WEIGHTS_NAME,
     WEIGHTS_INDEX_NAME,
     is_regular_file,
@@ -34,7 +35,6 @@ from quant.sources.safetensors import StoredTensor, read_header
 from quant.sources.source import Rows, Source, TensorInfo, describe_tensors, short_name
 
 MAX_INDEX_BYTES = 16 << 20
-_MAX_NAME_BYTES = 255  # limit of the usual file systems
 _DTYPES: dict[str, np.dtype[Any]] = {
     "BF16": np.dtype("<u2"),
     "F16": np.dtype("<f2"),
@@ -240,7 +240,7 @@ def _shards(folder: Path) -> dict[Path, set[str] | None]:
 
 def _is_plain_name(file: object) -> bool:
     """Return whether `file` is a file name without path components on every operating system."""
-    if not isinstance(file, str) or not file.isprintable() or len(file.encode(errors="replace")) > _MAX_NAME_BYTES:
+    if not isinstance(file, str) or not file.isprintable() or len(file.encode(errors="replace")) > MAX_NAME_BYTES:
         return False
     return file not in ("", ".", "..") and not set(file) & set("/\\")
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from quant.gguf_names import parse_name
-from quant.presets import DEFAULT_PRESET
+from quant.presets import DEFAULT_PRESET, IMPORTED_PRESET
 from qwchat import models_folder
 from qwchat.chat.view.progress import ByteProgress, byte_progress
 from qwchat.cli.streams import Streams
@@ -82,7 +82,9 @@ def _pull_command(folder: ModelFolder) -> str | None:
     except UsageError:
         return None
     words = ["qwchat", "pull", repository, "--as", folder.path.name]
-    return shlex.join(words if preset == DEFAULT_PRESET else [*words, "--preset", str(preset)])
+    if isinstance(file := source.get("file"), str):
+        words += ["--file", file]
+    return shlex.join(words if preset in (DEFAULT_PRESET, IMPORTED_PRESET) else [*words, "--preset", str(preset)])
 
 
 def _find_checkpoint(name: str) -> str | None:

@@ -227,6 +227,9 @@ class PullOptions:
             autocompletion=completion.catalogue,
         ),
     ] = None
+    file: Annotated[
+        str | None, typer.Option("--file", metavar="GLOB", help="GGUF file to pull, such as '*q4_k_m*.gguf'")
+    ] = None
     preset: PresetOption = None
     alias: Annotated[str | None, typer.Option("--as", metavar="NAME", help="Name of the model folder")] = None
     keep_checkpoint: Annotated[

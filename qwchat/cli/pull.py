@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack, closing
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quant.presets import DEFAULT_PRESET
 from quant.units import data_size
 from qwchat import models_folder
 from qwchat.chat.formatting import duration
+from qwchat.chat.view.progress import ByteProgress, byte_progress
 from qwchat.cli.conversion_memory import check_conversion_memory
 from qwchat.cli.convert_progress import ConversionResult, run_conversion
 from qwchat.cli.dependencies import Dependencies
@@ -37,8 +40,9 @@ def run(options: PullOptions, dependencies: Dependencies) -> int:
     began = time.monotonic()
     pull, conversion = pull_model(
         options.name,
-        options.preset or DEFAULT_PRESET,
+        options.preset,
         streams,
+        pattern=options.file,
         alias=options.alias,
         keep_checkpoint=options.keep_checkpoint,
         threads=options.threads,
@@ -49,9 +53,10 @@ def run(options: PullOptions, dependencies: Dependencies) -> int:
 
 def pull_model(
     name: str,
-    preset: str,
+    preset: str | None,
     streams: Streams,
     *,
+    pattern: str | None = None,
     alias: str | None = None,
     keep_checkpoint: bool = False,
     threads: int | None = None,
@@ -60,8 +65,9 @@ def pull_model(
 
     Args:
         name: name from the catalogue, or OWNER/NAME[@REVISION].
-        preset: formats of the tensors.
+        preset: formats of the tensors; None for the default of the kind of weights.
         streams: where progress is shown.
+        pattern: shell pattern for the files of one GGUF model; None for a checkpoint.
         alias: name of the model folder; by default made from `name` and `preset`.
         keep_checkpoint: keep the downloaded files as well.
         threads: quantising threads.
@@ -72,40 +78,66 @@ def pull_model(
     """
     from qwchat.store.catalogue import resolve_repository
     from qwchat.store.hub import find_repository
-    from qwchat.store.model_pull import Pull, remove_leftovers
+    from qwchat.store.hub_preview import preview
+    from qwchat.store.model_pull import Pull
 
     repository_name, revision, base = resolve_repository(name)
-    folder = f"{base}-{preset}" if alias is None else alias
-    if not folder or folder.startswith(".") or not folder.isprintable() or set(folder) & set("/\\"):
-        raise UsageError(f"{folder[:200]!r} is not a folder name: give one without slashes that begins with no dot")
-    destination = models_folder.models_folder() / folder
-    if destination.exists():
-        remove_leftovers(destination)
-        raise UsageError(f"{destination} exists already: choose another name, or remove it first")
+    if alias is not None:
+        _free_destination(alias)
+    elif pattern is None:
+        _free_destination(f"{base}-{preset or DEFAULT_PRESET}")  # Before the hub is asked, which may be offline.
     streams.screen.hint(f"looking up {repository_name}")
-    repository = find_repository(repository_name, revision)
-    pull = Pull(repository, destination, preset, keep_checkpoint=keep_checkpoint, threads=threads)
+    repository = find_repository(repository_name, revision, pattern)
+    found = preview(repository, preset)
+    if repository.is_gguf:
+        base = models_folder.gguf_name(repository.weight_files[0].local_name)
+    destination = _free_destination(f"{base}-{found.preset}" if alias is None else alias)
+    pull = Pull(repository, destination, found, keep_checkpoint=keep_checkpoint, threads=threads)
     try:
         check = partial(check_conversion_memory, threads=threads)
-        return pull, run_conversion(_with_download(pull), f"pulling {folder}", streams, check=check)
+        title = f"{'converting' if pull.downloads_first else 'pulling'} {destination.name}"
+        return pull, run_conversion(_with_download(pull, streams), title, streams, check=check)
     except KeyboardInterrupt:
         streams.screen.hint("what is done is kept: the same command resumes it")
         raise
 
 
-def _with_download(pull: Pull) -> Iterator[ConversionEvent]:
-    """Yield the events of a pull, whose progress is the mean of the bytes downloaded and converted."""
-    from quant.conversion import ConversionAdvanced
+def _free_destination(name: str) -> Path:
+    """Return the model folder of that name. Raises UsageError if it is not a folder name, or the folder exists."""
+    from qwchat.store.model_pull import remove_leftovers
 
-    events = pull.events()
-    try:
+    if not name or name.startswith(".") or not name.isprintable() or set(name) & set("/\\"):
+        raise UsageError(f"{name[:200]!r} is not a folder name: give one without slashes that begins with no dot")
+    destination = models_folder.models_folder() / name
+    if destination.exists():
+        remove_leftovers(destination)
+        raise UsageError(f"{destination} exists already: choose another name, or remove it first")
+    return destination
+
+
+def _with_download(pull: Pull, streams: Streams) -> Iterator[ConversionEvent]:
+    """Yield the events of the conversion, and show the progress of a download that comes before it.
+
+    The progress of a conversion during the download is the mean of the bytes downloaded and converted.
+    """
+    from quant.conversion import ConversionAdvanced
+    from qwchat.store.model_pull import DownloadAdvanced
+
+    with closing(pull.events()) as events, ExitStack() as stack:
+        progress: ByteProgress | None = None
         for event in events:
-            if isinstance(event, ConversionAdvanced):
+            if isinstance(event, DownloadAdvanced):
+                if progress is None:
+                    title, total = f"downloading {pull.destination.name}", event.total_bytes
+                    bar = byte_progress(title, total, streams.screen, rewritable=streams.rewritable)
+                    progress = stack.enter_context(bar)
+                progress.update(event.bytes_done, "")
+                continue
+            stack.close()
+            if isinstance(event, ConversionAdvanced) and not pull.downloads_first:
                 yield ConversionAdvanced((event.bytes_done + max(pull.fetched_bytes, event.bytes_done)) // 2)
             else:
                 yield event
-    finally:
-        events.close()
 
 
 def _report(pull: Pull, conversion: ConversionResult, seconds: float, options: PullOptions, streams: Streams) -> None:
@@ -117,6 +149,7 @@ def _report(pull: Pull, conversion: ConversionResult, seconds: float, options: P
             "repository": pull.repository.name,
             "revision": pull.repository.revision,
             "licence": pull.repository.licence,
+            "files": [file.name for file in pull.repository.weight_files],
             "preset": planned.preset,
             "bytes_in": planned.total_bytes_in,
             "bytes_out": planned.total_bytes_out,

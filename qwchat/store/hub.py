@@ -6,39 +6,18 @@ model is pulled. HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE and the proxy variables m
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from quant.safe_files import COPIED_FILES, SINGLE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME
-from qwchat.errors import HubError, ModelError, UsageError
+from qwchat.errors import HubError, UsageError
 from qwchat.store.hub_errors import translated
+from qwchat.store.hub_files import HubFile, choose_files
 
-if TYPE_CHECKING:
-    from huggingface_hub.hf_api import ModelInfo
-
-MAX_SMALL_BYTES = 64 << 20
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _PART = r"[A-Za-z0-9](?:[\w.-]{0,94}[A-Za-z0-9])?"
 _REPOSITORY = re.compile(rf"({_PART})/({_PART})")
 _REVISION = re.compile(r"[A-Za-z0-9][\w./-]{0,254}")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-
-
-@dataclass(frozen=True)
-class HubFile:
-    """One file of a repository.
-
-    Attributes:
-        name: its path in the repository; files in folders are not used.
-        size: bytes.
-        sha256: checksum (hex) of a large file; None for a small one, which the hub keeps in git.
-    """
-
-    name: str
-    size: int
-    sha256: str | None
 
 
 @dataclass(frozen=True)
@@ -49,7 +28,7 @@ class Repository:
         name: `owner/name`.
         revision: the commit (hex), whatever branch or tag was asked for.
         licence: as the repository states it, or None.
-        files: those that a conversion uses, by name.
+        files: those that a conversion uses, by name, in the order of the parts of a GGUF model.
     """
 
     name: str
@@ -60,7 +39,30 @@ class Repository:
     @property
     def small_files(self) -> list[HubFile]:
         """Config, tokenizer and index: everything but the weights."""
-        return [file for file in self.files.values() if not file.name.endswith(".safetensors")]
+        return [file for file in self.files.values() if not file.is_weights]
+
+    @property
+    def weight_files(self) -> list[HubFile]:
+        """Files with tensors."""
+        return [file for file in self.files.values() if file.is_weights]
+
+    @property
+    def is_gguf(self) -> bool:
+        """Whether the files are those of a GGUF model."""
+        return any(file.is_gguf for file in self.files.values())
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """Repository, revision, licence and file of a GGUF model, which the manifest keeps."""
+        licence = {"licence": self.licence} if self.licence else {}
+        file = {"file": self.weight_files[0].name} if self.is_gguf else {}
+        return {"repository": self.name, "revision": self.revision, **licence, **file}
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over revision and checksums, which decide all bytes of the files."""
+        listed = sorted((file.name, file.size, file.sha256 or "") for file in self.files.values())
+        return hashlib.sha256(repr((self.name, self.revision, listed)).encode()).hexdigest()
 
 
 def parse_repository(text: str) -> tuple[str, str]:
@@ -72,8 +74,19 @@ def parse_repository(text: str) -> tuple[str, str]:
     return name, revision
 
 
-def find_repository(name: str, revision: str = "main") -> Repository:
-    """Ask the hub for a repository. Raises ModelError (it cannot be used) and HubError (the hub does not answer)."""
+def find_repository(name: str, revision: str = "main", pattern: str | None = None) -> Repository:
+    """Ask the hub for a repository.
+
+    Args:
+        name: `owner/name`.
+        revision: branch, tag or commit.
+        pattern: shell pattern for the files of one GGUF model; None for a checkpoint.
+
+    Raises:
+        UsageError: `pattern` matches no GGUF model or several.
+        ModelError: the repository cannot be used.
+        HubError: the hub does not answer.
+    """
     with translated(name, revision):
         from huggingface_hub import HfApi
 
@@ -81,38 +94,6 @@ def find_repository(name: str, revision: str = "main") -> Repository:
     commit = info.sha or ""
     if not _COMMIT.fullmatch(commit):
         raise HubError(f"the hub names no commit for {name}@{revision}; try again later")
-    files = _used_files(info, name)
+    files = choose_files(name, info.siblings or [], pattern)
     licence = getattr(info.card_data, "license", None)
     return Repository(name, commit, licence if isinstance(licence, str) else None, files)
-
-
-def _used_files(info: ModelInfo, name: str) -> dict[str, HubFile]:
-    files: dict[str, HubFile] = {}
-    names = [sibling.rfilename for sibling in info.siblings or []]
-    for sibling in info.siblings or []:
-        file = sibling.rfilename
-        if (
-            "/" in file
-            or "\\" in file
-            or not (file in COPIED_FILES or file == WEIGHTS_INDEX_NAME or file.endswith(".safetensors"))
-        ):
-            continue
-        size = sibling.size
-        checksum = sibling.lfs.sha256 if sibling.lfs is not None else None
-        if not isinstance(size, int) or size < 0 or (checksum is not None and not _SHA256.fullmatch(checksum)):
-            raise HubError(f"{name}: the hub states no usable size or checksum of {file}; try again later")
-        if not file.endswith(".safetensors") and size > MAX_SMALL_BYTES:
-            raise ModelError(
-                f"{name}: {file} has {size:,} bytes, more than {MAX_SMALL_BYTES:,}; pull another repository"
-            )
-        files[file] = HubFile(file, size, checksum)
-    if WEIGHTS_INDEX_NAME not in files and SINGLE_WEIGHTS_NAME not in files:
-        if any(file.endswith(_PICKLES) for file in names):
-            raise ModelError(f"{name} has pickled weights alone, which can run code: pull one with safetensors files")
-        raise ModelError(
-            f"{name} has no {SINGLE_WEIGHTS_NAME} and no {WEIGHTS_INDEX_NAME}: pull a repository of a checkpoint"
-        )
-    for needed in ("config.json", "tokenizer.json"):
-        if needed not in files:
-            raise ModelError(f"{name} has no {needed}: pull a repository of a whole checkpoint")
-    return files

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -22,8 +21,9 @@ from quant.safe_files import (
 from quant.sources import Rows, Source, TensorInfo
 from quant.sources.huggingface import HuggingFaceCheckpoint
 from quant.sources.safetensors import StoredTensor, parse_header
-from qwchat.store.hub import HubFile, Repository
+from qwchat.store.hub import Repository
 from qwchat.store.hub_download import read_small
+from qwchat.store.hub_files import HubFile
 from qwchat.store.shards import Shards
 
 STATE_NAME = "pull.json"
@@ -50,7 +50,7 @@ class HubCheckpoint(Source):
         small: dict[str, bytes],
     ) -> None:
         self._repository, self._folder, self._shards, self._stored = repository, folder, shards, stored
-        self._checkpoint = HuggingFaceCheckpoint(folder, stored, small, _fingerprint(repository))
+        self._checkpoint = HuggingFaceCheckpoint(folder, stored, small, repository.fingerprint)
         self._remaining: dict[str, set[str]] = {}  # shard -> its tensors that are still to be converted
         self._discarded: set[str] = set()
 
@@ -68,9 +68,7 @@ class HubCheckpoint(Source):
             ModelError: the repository cannot be used.
             CheckpointError: a file is malformed or contradicts another one.
         """
-        for file in repository.small_files:
-            if not _is_complete(folder / file.name, file):
-                read_small(repository, file, folder)
+        fetch_small_files(repository, folder)
         read_config(folder)  # A model of another family is refused before its weights come.
         files = _shard_files(repository, folder)
         if len(files) > _MAX_SHARDS:
@@ -119,9 +117,8 @@ class HubCheckpoint(Source):
 
     @property
     def origin(self) -> Mapping[str, str]:
-        """Repository, revision and licence, which the manifest keeps."""
-        licence = {"licence": self._repository.licence} if self._repository.licence else {}
-        return {"repository": self._repository.name, "revision": self._repository.revision, **licence}
+        """What the manifest keeps of the repository."""
+        return self._repository.origin
 
     @property
     def fetched_bytes(self) -> int:
@@ -173,10 +170,11 @@ class HubCheckpoint(Source):
         self._checkpoint.close()
 
 
-def _fingerprint(repository: Repository) -> str:
-    """Return the SHA-256 (hex) over revision and checksums, which decide all bytes of the repository's files."""
-    listed = sorted((file.name, file.size, file.sha256 or "") for file in repository.files.values())
-    return hashlib.sha256(repr((repository.name, repository.revision, listed)).encode()).hexdigest()
+def fetch_small_files(repository: Repository, folder: Path) -> None:
+    """Fetch the small files that `folder` lacks. Raises HubError, ModelError and OSError."""
+    for file in repository.small_files:
+        if not _is_complete(folder / file.name, file):
+            read_small(repository, file, folder)
 
 
 def _is_complete(path: Path, file: HubFile) -> bool:

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from qwchat.errors import HubError
-from qwchat.store.hub import HubFile, Repository
+from qwchat.store.hub import Repository
 from qwchat.store.hub_errors import translated
+from qwchat.store.hub_files import HubFile
 
 if TYPE_CHECKING:
     import httpx2

@@ -1,4 +1,8 @@
-"""Pull a model: convert a repository while it downloads, in the disk space of the result and one shard."""
+"""Pull a model: download a repository and convert it.
+
+A checkpoint is converted while it downloads, in the disk space of the result and one shard. Quantised sources are
+downloaded first.
+"""
 
 from __future__ import annotations
 
@@ -8,23 +12,34 @@ import os
 import shutil
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quant.destination import acquire_lock, partial_folder
 from quant.errors import DestinationBusyError
-from quant.presets import DEFAULT_PRESET
 from quant.units import data_size
 from qwchat.errors import HubError, QwchatError, UsageError
+from qwchat.store.downloaded_source import DownloadedSource, download_all
 from qwchat.store.hub import Repository
 from qwchat.store.hub_checkpoint import HubCheckpoint
+from qwchat.store.hub_preview import Preview
 
 if TYPE_CHECKING:
     from quant.conversion import ConversionEvent
+    from quant.sources import Source
 
 _REPOSITORY_NAME = "repository.json"
 _LOCK_NAME = "lock"
 _MARGIN_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class DownloadAdvanced:
+    """Event of a download that comes before the conversion: bytes that are here, of all bytes of the weights."""
+
+    bytes_done: int
+    total_bytes: int
 
 
 class Pull:
@@ -35,7 +50,7 @@ class Pull:
     Args:
         repository: what is pulled.
         destination: the model folder to make.
-        preset: formats of the tensors, see `quant.policy`.
+        found: what the repository holds, and the preset.
         keep_checkpoint: keep the files of the repository beside the model, under the repository's name.
         threads: quantising threads, by default the CPUs that this process may use.
     """
@@ -44,13 +59,13 @@ class Pull:
         self,
         repository: Repository,
         destination: Path,
-        preset: str = DEFAULT_PRESET,
+        found: Preview,
         *,
         keep_checkpoint: bool = False,
         threads: int | None = None,
     ) -> None:
         self.repository, self.destination = repository, destination
-        self._preset, self._keep, self._threads = preset, keep_checkpoint, threads
+        self._found, self._keep, self._threads = found, keep_checkpoint, threads
         self._folder = _download_folder(destination)
         self._source: HubCheckpoint | None = None
 
@@ -64,7 +79,12 @@ class Pull:
         """Bytes of weights that were downloaded so far, by earlier attempts too."""
         return 0 if self._source is None else self._source.fetched_bytes
 
-    def events(self) -> Generator[ConversionEvent, None, None]:
+    @property
+    def downloads_first(self) -> bool:
+        """Whether everything is downloaded before the conversion begins."""
+        return self.repository.is_gguf or self._found.quantised
+
+    def events(self) -> Generator[DownloadAdvanced | ConversionEvent, None, None]:
         """Do the work while the events are taken; closing the iterator keeps what is done for the next attempt.
 
         Raises:
@@ -75,34 +95,48 @@ class Pull:
             QwchatError: the models folder cannot be written.
         """
         try:
-            yield from self._convert_while_downloading()
+            yield from self._download_and_convert()
         except OSError as error:
             remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "set QWCHAT_MODELS"
             where = error.filename or self.destination.parent
             raise QwchatError(f"cannot write {where} ({error.strerror}): {remedy} and pull again") from error
 
-    def _convert_while_downloading(self) -> Generator[ConversionEvent, None, None]:
-        from quant.conversion import ConversionPlanned, convert_source
-        from quant.policy import conversion_spec
-
-        spec = conversion_spec(self._preset)
+    def _download_and_convert(self) -> Generator[DownloadAdvanced | ConversionEvent, None, None]:
         if self._keep and self.checkpoint.exists():
             raise UsageError(f"{self.checkpoint} exists already: remove it, or pull without keeping the checkpoint")
         self.destination.parent.mkdir(parents=True, exist_ok=True)
         with self._locked():
             self._begin()
-            with HubCheckpoint.open(self.repository, self._folder, keep=self._keep) as self._source:
-                resume = partial_folder(self.destination).exists()
-                events = convert_source(self._source, self.destination, spec, resume=resume, threads=self._threads)
-                with closing(events):
-                    for event in events:
-                        if isinstance(event, ConversionPlanned):
-                            self._check_space(event.total_bytes_out)
-                        yield event
+            if self.downloads_first:
+                # Codes are mostly kept, so that the model is about as large as the download if its size is unknown.
+                self._check_space(self._found.model_bytes or self._weight_bytes)
+                for done in download_all(self.repository, self._folder):
+                    yield DownloadAdvanced(done, self._weight_bytes)
+                with DownloadedSource(self.repository, self._folder) as source:
+                    yield from self._convert(source)
+            else:
+                with HubCheckpoint.open(self.repository, self._folder, keep=self._keep) as self._source:
+                    yield from self._convert(self._source)
             if self._keep:
                 self._keep_checkpoint()
             else:
                 shutil.rmtree(self._folder)
+
+    def _convert(self, source: Source) -> Generator[ConversionEvent, None, None]:
+        from quant.conversion import ConversionPlanned, convert_source
+        from quant.policy import conversion_spec
+
+        spec = conversion_spec(self._found.preset, quantised=source.quantised)
+        resume = partial_folder(self.destination).exists()
+        with closing(convert_source(source, self.destination, spec, resume=resume, threads=self._threads)) as events:
+            for event in events:
+                if isinstance(event, ConversionPlanned):
+                    self._check_space(event.total_bytes_out)
+                yield event
+
+    @property
+    def _weight_bytes(self) -> int:
+        return sum(file.size for file in self.repository.weight_files)
 
     def _begin(self) -> None:
         """Make the folder of the download, or empty one of another revision."""
@@ -132,8 +166,8 @@ class Pull:
         Raises:
             HubError: it does not.
         """
-        weights = [file.size for file in self.repository.files.values() if file.sha256 is not None]
-        download = sum(weights) if self._keep else max(weights, default=0)
+        weights = [file.size for file in self.repository.files.values() if file.sha256 is not None or file.is_weights]
+        download = sum(weights) if self._keep or self.downloads_first else max(weights, default=0)
         folders = [folder for folder in (self._folder, partial_folder(self.destination)) if folder.exists()]
         here = sum(entry.stat().st_blocks * 512 for folder in folders for entry in folder.iterdir())
         wanted, free = model_bytes + download + _MARGIN_BYTES - here, shutil.disk_usage(self._folder).free
@@ -157,8 +191,9 @@ class Pull:
             os.close(descriptor)
 
     def _keep_checkpoint(self) -> None:
+        kept = {file.local_name for file in self.repository.files.values()}
         for entry in self._folder.iterdir():
-            if entry.name not in self.repository.files:
+            if entry.name not in kept:
                 entry.unlink()
         self._folder.rename(self.checkpoint)
 

@@ -21,8 +21,9 @@ from typing import Protocol
 from quant.safe_files import atomic_write
 from quant.sources.safetensors import MAX_HEADER_BYTES
 from qwchat.errors import HubError, QwchatError
-from qwchat.store.hub import HubFile, Repository
+from qwchat.store.hub import Repository
 from qwchat.store.hub_download import BUFFER_BYTES, download
+from qwchat.store.hub_files import HubFile
 
 PREFIX_BYTES = 1 << 20
 _AHEAD = 0.05  # of the largest shard: what may be there of the next one while this one is whole
@@ -62,11 +63,11 @@ class Shards:
 
     def path(self, name: str) -> Path:
         """Return where shard `name` is kept."""
-        return self._folder / name
+        return self._folder / self._files[name].local_name
 
     def marker(self, name: str) -> Path:
         """Return the file whose presence says that shard `name` is whole and has the right checksum."""
-        return self._folder / f"{name}.verified"
+        return self._folder / f"{self._files[name].local_name}.verified"
 
     def fetch_header(self, name: str) -> Path:
         """Fetch the header of a shard, which describes its tensors, unless it is there. Raises HubError.
@@ -93,13 +94,19 @@ class Shards:
         self._thread = threading.Thread(target=self._run, args=(list(names),), name="download", daemon=True)
         self._thread.start()
 
-    def wait(self, name: str) -> None:
-        """Wait until a shard may be read. Raises what stopped its download."""
+    def wait(self, name: str, timeout: float | None = None) -> bool:
+        """Wait until a shard may be read, at most `timeout` seconds. Return whether it may be.
+
+        Raises what stopped its download.
+        """
         with self._changed:
-            self._changed.wait_for(lambda: name in self._ready or self._stopped or self._failure is not None)
+            self._changed.wait_for(lambda: name in self._ready or self._stopped or self._failure is not None, timeout)
             if name in self._ready:
-                return
-            raise self._failure or FetchStoppedError("the download was stopped; pull again to resume")
+                return True
+            if self._failure is not None:
+                raise self._failure
+            self._raise_if_stopped()
+            return False
 
     def stop(self) -> None:
         """Stop the thread. What it has fetched stays for a later attempt.

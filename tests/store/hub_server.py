@@ -72,7 +72,7 @@ class HubState:
 
     def is_large(self, file: Path) -> bool:
         """Return whether the hub keeps a file outside of git."""
-        return file.suffix in (".safetensors", ".bin") or file.stat().st_size > LARGE_BYTES
+        return file.suffix in (".safetensors", ".bin", ".gguf") or file.stat().st_size > LARGE_BYTES
 
     def checksum(self, file: Path) -> str:
         """Return the stated SHA-256 of a file."""
@@ -107,9 +107,9 @@ class _Handler(BaseHTTPRequestHandler):
         if parts[:2] == ["api", "models"]:
             self._answer_info(state, "/".join(parts[2:4]), parts[5] if len(parts) > 5 else "main")
         elif parts[0] == "storage":
-            self._answer_storage(state, "/".join(parts[1:3]), parts[3])
+            self._answer_storage(state, "/".join(parts[1:3]), "/".join(parts[3:]))
         else:
-            self._answer_resolve(state, "/".join(parts[:2]), parts[3], parts[4])
+            self._answer_resolve(state, "/".join(parts[:2]), parts[3], "/".join(parts[4:]))
 
     def _answer_info(self, state: HubState, name: str, revision: str) -> None:
         folder = state.repositories.get(name)
@@ -120,8 +120,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._error(404, "RevisionNotFound", "Invalid rev id")
             return
         siblings: list[dict[str, Any]] = []
-        for file in sorted(folder.iterdir()):
-            entry: dict[str, Any] = {"rfilename": file.name, "size": file.stat().st_size, "blobId": "0" * 40}
+        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+            name_there = file.relative_to(folder).as_posix()
+            entry: dict[str, Any] = {"rfilename": name_there, "size": file.stat().st_size, "blobId": "0" * 40}
             if state.is_large(file):
                 entry["lfs"] = {"sha256": state.checksum(file), "size": file.stat().st_size, "pointerSize": 134}
             siblings.append(entry)
