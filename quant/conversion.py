@@ -172,7 +172,7 @@ def convert_source(
     began = time.monotonic()
     destination = Path(destination).resolve()
     config = opened.config
-    notices = check_tensors(opened)
+    notices = [*check_tensors(opened), *opened.notices]
     files = opened.files
     plans = _plan_conversion(opened, spec)
     bytes_in, bytes_out = sum(p.source_bytes for p in plans), weights_size([_layout_key(p) for p in plans])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from quant.sources.huggingface import HuggingFaceCheckpoint
+from quant.sources.packed import is_packed, wrap
 from quant.sources.source import QuantisedRows, Rows, Source, TensorInfo
 from quant.sources.tensor_checks import check_tensors
 
@@ -12,5 +13,9 @@ __all__ = ["QuantisedRows", "Rows", "Source", "TensorInfo", "check_tensors", "op
 
 
 def open_source(path: str | Path) -> Source:
-    """Open a Hugging Face checkpoint folder. Raises CheckpointError if it is missing or invalid."""
-    return HuggingFaceCheckpoint.open(path)
+    """Open a Hugging Face checkpoint folder, packed or not. Raises CheckpointError if it is missing or invalid."""
+    checkpoint = HuggingFaceCheckpoint.open(path, integers=True)
+    if is_packed(checkpoint):
+        return wrap(checkpoint)
+    checkpoint.refuse_integers()
+    return checkpoint

@@ -31,7 +31,7 @@ from quant.safe_files import (
     read_json_object,
     too_large_error,
 )
-from quant.sources.safetensors import StoredTensor, read_header
+from quant.sources.safetensors import StoredTensor, read_header, refuse_integers
 from quant.sources.source import Rows, Source, TensorInfo, describe_tensors, short_name
 
 MAX_INDEX_BYTES = 16 << 20
@@ -97,6 +97,10 @@ class HuggingFaceCheckpoint(Source):
                 small_files[name] = read_bounded(folder / name, CheckpointError)
             digest.update(hashlib.sha256(small_files[name]).digest() if name in small_files else b"absent")
         return cls(folder, stored, small_files, digest.hexdigest())
+
+    def refuse_integers(self) -> None:
+        """Raise CheckpointError if the files contain a tensor of integers."""
+        refuse_integers(self.stored)
 
     @property
     def path(self) -> Path:

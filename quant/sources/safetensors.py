@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -87,6 +87,13 @@ def parse_header(header_file: Path, file: Path, size: int, *, integers: bool = F
     return _parse_header(header, file, size, integers)
 
 
+def refuse_integers(tensors: Mapping[str, StoredTensor]) -> None:
+    """Raise CheckpointError if any of the tensors is not BF16, F16 or F32."""
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _FLOAT_BYTES:
+            raise _unsupported_type(_describe(tensor.file, name), tensor.dtype, _FLOAT_BYTES)
+
+
 def _read_header(stream: BinaryIO, file: Path, size: int) -> bytes:
     prefix = stream.read(8)
     length = int.from_bytes(prefix, "little")
@@ -113,14 +120,13 @@ def _parse_header(header: bytes, file: Path, size: int, integers: bool) -> dict[
 def _parse_entry(
     file: Path, name: str, entry: object, base: int, size: int, item_bytes: Mapping[str, int]
 ) -> StoredTensor:
-    where = f"{file}: tensor {short_name(name)!r}"
+    where = _describe(file, name)
     if not isinstance(entry, dict):
         raise CheckpointError(f"{where} has an entry that is not an object; download the file again")
     dtype = entry.get("dtype")
     shape, offsets = _natural_numbers(entry.get("shape")), _natural_numbers(entry.get("data_offsets"))
     if not isinstance(dtype, str) or dtype not in item_bytes:
-        *others, last = item_bytes
-        raise CheckpointError(f"{where} has dtype {short_repr(dtype)}; supported are {', '.join(others)} and {last}")
+        raise _unsupported_type(where, dtype, item_bytes)
     if not shape or len(shape) > _MAX_DIMENSIONS or min(shape) < 1:
         raise CheckpointError(f"{where} has the shape {short_repr(entry.get('shape'))}; expected positive integers")
     if offsets is None or len(offsets) != 2 or offsets[0] > offsets[1]:
@@ -136,6 +142,15 @@ def _parse_entry(
     if stop - start != expected:
         raise CheckpointError(f"{where}: {dtype}{shape} needs {expected:,} bytes, but its range has {stop - start:,}")
     return StoredTensor(file, dtype, tuple(shape), start, stop)
+
+
+def _describe(file: Path, name: str) -> str:
+    return f"{file}: tensor {short_name(name)!r}"
+
+
+def _unsupported_type(where: str, dtype: object, supported: Iterable[str]) -> CheckpointError:
+    *others, last = supported
+    return CheckpointError(f"{where} has dtype {short_repr(dtype)}; supported are {', '.join(others)} and {last}")
 
 
 def _natural_numbers(value: object) -> list[int] | None:

@@ -107,6 +107,11 @@ class Source(Protocol):
     def tensors(self) -> Mapping[str, TensorInfo]:
         """All tensors by name, in file order."""
 
+    @property
+    def notices(self) -> Sequence[str]:
+        """Texts to show to the user before a conversion, one line each."""
+        return ()
+
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Rows | QuantisedRows:
         """Read rows `start` to `stop`, exclusive, of a matrix (elements of a vector) into new memory.
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from quant.sources.huggingface import HuggingFaceCheckpoint
-from quant.sources.packed.checkpoint import PackedCheckpoint
+from quant.sources.packed.checkpoint import PackedCheckpoint, is_packed
 
-__all__ = ["PackedCheckpoint", "open_packed", "wrap"]
+__all__ = ["PackedCheckpoint", "is_packed", "open_packed", "wrap"]
 
 
 def open_packed(folder: str | Path) -> PackedCheckpoint:

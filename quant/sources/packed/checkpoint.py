@@ -149,10 +149,11 @@ class PackedCheckpoint(Source):
 
     def _is_extra_bias(self, name: str) -> bool:
         """Return whether tensor `name` is a bias of zeros that the model does not have. Some GPTQ tools write them."""
-        extra = name.endswith(".bias") and name not in self._expected
-        return (
-            extra and f"{name.removesuffix('.bias')}.weight" in self._matrices and not self._checkpoint.read(name).any()
-        )
+        matrix = self._matrices.get(name.removesuffix(".bias") + ".weight")
+        if matrix is None or not name.endswith(".bias") or name in self._expected:
+            return False
+        fits = self._checkpoint.stored[name].shape == matrix.shape[:1]
+        return fits and not self._checkpoint.read(name).any()
 
     @cached_property
     def _expected(self) -> frozenset[str]:
@@ -170,6 +171,11 @@ class PackedCheckpoint(Source):
 
 def _weight_name(name: str, suffix: str) -> str:
     return name.removesuffix(suffix) + ".weight"
+
+
+def is_packed(checkpoint: HuggingFaceCheckpoint) -> bool:
+    """Return whether config.json has a quantization_config."""
+    return checkpoint.config_values.get(_KEY) is not None
 
 
 def _parse_scheme(checkpoint: HuggingFaceCheckpoint) -> PackedScheme:
