@@ -79,5 +79,5 @@ class AwqMatrix(TransposedMatrix):
         """Return the numbers of rows in one of the tensors, (rows, X)."""
         first, last = start // _PER_WORD, -(-stop // _PER_WORD)
         codes = unpack(self.checkpoint.raw(f"{self.module}.{part}")[:, first:last], BITS)
-        by_row = codes.reshape(-1, last - first, _PER_WORD)[:, :, _NIBBLE_OF_ROW].reshape(codes.shape).T
+        by_row = codes.reshape(len(codes), last - first, _PER_WORD)[:, :, _NIBBLE_OF_ROW].reshape(codes.shape).T
         return np.ascontiguousarray(by_row[start - first * _PER_WORD : stop - first * _PER_WORD])
