@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from quant.sources.huggingface import HuggingFaceCheckpoint
-from quant.sources.packed.checkpoint import PackedCheckpoint, is_packed
+from quant.sources.packed.packed_checkpoint import PackedCheckpoint, is_packed
 
 __all__ = ["PackedCheckpoint", "is_packed", "open_packed", "wrap"]
 
