@@ -24,6 +24,7 @@ from quant.container import ModelFolder, open_model
 from qwchat.cpu.kernels import kernel_store
 from qwchat.errors import GpuLostError, NonFiniteLogitsError, SnapshotError
 from qwchat.events import Prefilled, TextEvent, TokenStep
+from qwchat.generation.cached_context import CachedContext
 from qwchat.integrity import Integrity
 from qwchat.last_use import record_use
 from qwchat.messages import Message
@@ -281,8 +282,17 @@ class Model(ModelRunner):
     def _request(self, settings: SamplingParams | None, seed: int | None, **others: Any) -> Request:
         return Request(settings or self.defaults, random_seed() if seed is None else seed, **others)
 
-    def stream(self, prompt: Prompt, request: Request, cancel: Cancel | None = None) -> Iterator[TextEvent]:
-        """Generate the reply to a rendered prompt. Events and errors are those of `generate`."""
+    def stream(
+        self,
+        prompt: Prompt,
+        request: Request,
+        cancel: Cancel | None = None,
+        cached_context: CachedContext | None = None,
+    ) -> Iterator[TextEvent]:
+        """Generate the reply to a rendered prompt. Events and errors are those of `generate`.
+
+        `cached_context` is the KV cache of the conversation, from `make_context`; None takes the model's own.
+        """
         continued_ids = prompt.ids[prompt.tokens - prompt.continued :]
         mask = (
             None
@@ -291,7 +301,7 @@ class Model(ModelRunner):
         )
         reply = ReplyBuilder(self.tokenizer, request, continued_ids, prompt.reasoning)
         events = self.engine.generate(
-            self.cached_context,
+            self.cached_context if cached_context is None else cached_context,
             prompt.ids,
             request,
             usable_vocab=self.tokenizer.vocab_size,

@@ -129,6 +129,10 @@ class HubError(QwchatError):
     """A model hub that does not answer, or not with what it announced."""
 
 
+class ServerError(QwchatError):
+    """A server that cannot start."""
+
+
 class SnapshotError(QwchatError):
     """A saved KV cache that cannot be used or written; the tokens are evaluated again instead."""
 

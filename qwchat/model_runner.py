@@ -164,6 +164,13 @@ class ModelRunner:
         self._use(options, cached, placement)
         return tokens - kept
 
+    def make_context(self) -> CachedContext:
+        """Return an empty KV cache for another conversation. Raises NotEnoughMemoryError.
+
+        It belongs to the decoder, which `reconfigure` and `leave_gpu` replace.
+        """
+        return CachedContext(self.engine.decoder)
+
     def leave_gpu(self, error: GpuLostError) -> GpuLostError:
         """Run the model on the CPU from now on; return the error to report.
 

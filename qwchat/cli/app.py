@@ -12,7 +12,15 @@ from typing import Annotated, Any
 import typer
 
 from quant.presets import IMPORTED, IMPORTED_PRESET, PRESETS
-from qwchat.cli import completion, config_options, evaluation_options, options, session_options, typer_internals
+from qwchat.cli import (
+    completion,
+    config_options,
+    evaluation_options,
+    options,
+    serve_options,
+    session_options,
+    typer_internals,
+)
 from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.guard import run_guarded
@@ -63,6 +71,7 @@ _COMMANDS: _Commands = (
         "qwchat.cli.perplexity",
         "Measure how well a model predicts text, or its KL divergence",
     ),
+    ("serve", serve_options.ServeOptions, "qwchat.cli.serve", "Serve a model over HTTP (OpenAI's protocol)"),
     ("doctor", options.DoctorOptions, "qwchat.cli.doctor", "Check the machine and the installation for problems"),
     (
         "completion",

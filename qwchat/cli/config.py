@@ -30,8 +30,15 @@ from qwchat.settings.specs import SETTING_SPECS, SettingSpec, closest_match, fin
 
 _PREFIX = "QWCHAT_"
 _MAX_SHOWN = 200  # characters of a value in a notice
-# Variables that name folders or force a SIMD level; they are not settings.
-_NON_SETTING_VARIABLES = ("QWCHAT_CACHE", "QWCHAT_CONFIG", "QWCHAT_MODELS", "QWCHAT_SESSIONS", "QWCHAT_SIMD")
+# Variables that name folders, hold a secret or force a SIMD level; they are not settings.
+_NON_SETTING_VARIABLES = (
+    "QWCHAT_CACHE",
+    "QWCHAT_CONFIG",
+    "QWCHAT_MODELS",
+    "QWCHAT_SERVE_TOKEN",
+    "QWCHAT_SESSIONS",
+    "QWCHAT_SIMD",
+)
 
 _COLUMNS = (
     Column("setting"),

@@ -161,14 +161,16 @@ class CachedContext:
         self.truncate(0)
         return self.extend(token_ids)
 
-    def copy_from(self, other: CachedContext) -> int:
-        """Copy the cached tokens of `other`, a context of the same model; return the number of positions.
+    def copy_from(self, other: CachedContext, positions: int | None = None) -> int:
+        """Copy cached tokens of `other`, a context of the same model; return the number of positions.
 
-        Only positions that fit here are copied, and none if the caches have different layouts.
+        The first `positions` are copied, by default all, as far as they fit here. None are copied if the caches have
+        different layouts.
         """
         if self.cache.layout_id != other.cache.layout_id:
             return 0
         count = min(other._length, self.decoder.context)
+        count = count if positions is None else min(count, positions)
         for layer in self.cache.layers:
             with self.cache.writable_segments(layer, count) as rows:
                 for row, other_row in zip(rows, other.cache.segments(layer, count), strict=True):
