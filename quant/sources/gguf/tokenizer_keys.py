@@ -55,9 +55,10 @@ def looks_special(token: str) -> bool:
     return token.startswith(("<|", "<｜")) and token.endswith(("|>", "｜>"))
 
 
+TEMPERATURE = "general.sampling.temp"
 TOP_K = "general.sampling.top_k"
 SAMPLING = {
-    "general.sampling.temp": ("temperature", 0, 5),
+    TEMPERATURE: ("temperature", 0, 5),
     "general.sampling.top_p": ("top_p", 1e-6, 1),
     "general.sampling.min_p": ("min_p", 0, 1),
     "general.sampling.penalty_repeat": ("repetition_penalty", 1e-6, 1e6),

@@ -153,7 +153,7 @@ class _TokenizerReader:
             if kind == TokenType.UNUSED or (kind != TokenType.CONTROL and token == keys.padding_token(token_id)):
                 continue
             if kind not in _SUPPORTED:
-                self._refuse(f"token {token_id:,} ({short_repr(token)}) has the type {kind}", f"; {FAMILY}")
+                self._refuse(f"token {token_id:,} ({short_repr(token)}) has the type {short_repr(kind)}", f"; {FAMILY}")
             if (first := seen.setdefault(token, token_id)) != token_id:
                 self._refuse(f"the tokens {first:,} and {token_id:,} are both {short_repr(token)}")
             if kind == TokenType.NORMAL:
