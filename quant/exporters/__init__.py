@@ -15,12 +15,17 @@ from quant.destination import check_destination
 from quant.errors import ArgumentError, ContainerError, FormatError
 from quant.exporters.checkpoint import plan_checkpoint
 from quant.exporters.export_events import ExportEvent, ExportFinished, ExportNotice, ExportPlanned
-from quant.exporters.export_plan import FLOAT_TYPES, ExportPlan, ExportSpec
+from quant.exporters.export_plan import ExportPlan, ExportSpec
 from quant.exporters.export_writer import ExportWriter, is_export
+from quant.exporters.pack_quantized import plan_pack_quantized
 from quant.exporters.pipeline import write_files
 from quant.machine import usable_processors
+from quant.sources.source import FLOAT_TYPES
 
-KINDS: dict[str, Callable[[ModelFolder, ExportSpec], ExportPlan]] = {"safetensors": plan_checkpoint}
+KINDS: dict[str, Callable[[ModelFolder, ExportSpec], ExportPlan]] = {
+    "safetensors": plan_checkpoint,
+    "compressed-tensors": plan_pack_quantized,
+}
 """Function that plans an export, by kind."""
 
 __all__ = ["KINDS", "export"]

@@ -14,9 +14,6 @@ from numpy.typing import NDArray
 from quant.formats import PackedTensor
 from quant.sources.source import Rows
 
-FLOAT_TYPES = ("bf16", "f16", "f32")
-"""Types of tensors that are stored unquantised."""
-
 
 @dataclass(frozen=True, eq=False)
 class EncodedRows:
@@ -123,7 +120,7 @@ class ExportSpec:
     """What the user chose.
 
     Attributes:
-        dtype: type of the tensors that are stored unquantised, one of `FLOAT_TYPES`. None: that of the exporter.
+        dtype: type of the tensors that are stored unquantised, bf16, f16 or f32. None: that of the exporter.
         bits: 4 or 8: re-quantise matrices that the target cannot store unchanged to so many bits. None: keep their
             precision.
         shard_bytes: most bytes of the tensors of a file; a larger tensor has a file of its own.

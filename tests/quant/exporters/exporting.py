@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from quant.container import ModelFolder, open_model
+from quant.conversion import convert_source
 from quant.exporters import export
 from quant.exporters.export_events import ExportEvent, ExportFinished, ExportNotice
-from tests.quant.checkpoints import make_checkpoint
+from quant.families import parse_config
+from quant.policy import conversion_spec
+from quant.sources import QuantisedRows
+from tests.quant.checkpoints import CONFIG, make_checkpoint, random_tensors
 from tests.quant.converting import run as convert
+from tests.quant.sources.memory import MemorySource, grouped
 
 DTYPES: dict[str, Any] = {"BF16": "<u2", "F16": "<f2", "F32": "<f4", "I32": "<i4", "I64": "<i8"}
 
@@ -65,3 +71,33 @@ def read_safetensors(folder: Path) -> dict[str, np.ndarray]:
             assert start % dtype.itemsize == 0
             tensors[name] = np.frombuffer(data[start:stop], dtype).reshape(entry["shape"])
     return tensors
+
+
+def imported_model(
+    folder: Path, choose: Callable[[str, tuple[int, int]], QuantisedRows | None], **overrides: Any
+) -> ModelFolder:
+    """Return a model whose matrices are stored as `choose` gives them; None gives float values, which become q8."""
+    values = {**CONFIG, **overrides}
+    config = parse_config(values)
+    contents: dict[str, Any] = {}
+    for name, tensor in random_tensors(config).items():
+        rows = choose(name, tensor.shape) if tensor.ndim == 2 else None
+        contents[name] = tensor if rows is None else rows
+    folder.mkdir(exist_ok=True)
+    source = MemorySource(values, contents)
+    for _ in convert_source(source, folder / "model", conversion_spec(quantised=True)):
+        pass
+    return open_model(folder / "model")
+
+
+def random_grid(shape: tuple[int, int], bits: int, group_size: int, zeros: int | None, seed: int) -> QuantisedRows:
+    """Return random codes with scales of both signs; zero points are random (None), all `zeros`, or not stored (-1)."""
+    random = np.random.default_rng(seed)
+    rows = grouped(shape, bits, group_size, random)
+    parts = dict(rows.parts)
+    parts["scales"] = (parts["scales"] * random.choice([-1, 1], parts["scales"].shape)).astype(np.float16)
+    if zeros == -1:
+        del parts["zeros"]
+    elif zeros is not None:
+        parts["zeros"] = np.full_like(parts["zeros"], zeros)
+    return QuantisedRows(rows.format, group_size, parts)
