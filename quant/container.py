@@ -94,6 +94,11 @@ class ModelFolder:
         return str(self.manifest["settings"]["preset"])
 
     @property
+    def formats(self) -> tuple[str, ...]:
+        """Names of the formats of the tensors, each once."""
+        return tuple(dict.fromkeys(str(entry["format"]) for entry in self.manifest["tensors"].values()))
+
+    @property
     def source_fingerprint(self) -> str:
         """Fingerprint of the source checkpoint."""
         return str(self.manifest["source"]["fingerprint"])

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from quant.container import ModelFolder
+from quant.formats import find_format
 from quant.units import data_size
 from quant.wording import Argument, ArgumentMessage, SuggestedArgument
 from qwchat.cpu.build import build_decoder as build_cpu_decoder
@@ -160,6 +161,11 @@ def build_decoder(
         return on_cpu()
     if not request.needs_gpu and folder.total_bytes < LEAST_BYTES:
         return on_cpu(_SMALL)
+    if reason := _cpu_formats(folder):
+        if request.needs_gpu:
+            remedy = SuggestedArgument("device", "cpu")
+            raise GpuError(ArgumentMessage(f"{folder.path} cannot use a GPU: {reason}; use ", remedy))
+        return on_cpu(reason)
     try:
         gpu = open_gpu(request, make_driver)
     except (GpuError, GpuMemoryError) as error:
@@ -188,11 +194,23 @@ def preview(folder: ModelFolder, make_driver: DriverFactory | None = None) -> Pl
     count = folder.config.num_layers
     if folder.total_bytes < LEAST_BYTES:
         return Placement(count, reason=_SMALL)
+    if reason := _cpu_formats(folder):
+        return Placement(count, reason=reason)
     try:
         gpu = select_gpu(find_gpus((make_driver or _libcuda)()), None)
     except GpuError as error:
         return Placement(count, reason=_clause(error))
     return _choose_layers(part_sizes(folder, None, "auto"), DeviceRequest(), gpu, gpu.total_memory - _SPARE_BYTES)
+
+
+def _cpu_formats(folder: ModelFolder) -> str:
+    """Return why a GPU cannot run the formats of a model, as a clause; empty if it can."""
+    names = [name for name in folder.formats if not find_format(name).gpu]
+    if not names:
+        return ""
+    if len(names) == 1:
+        return f"its tensors of the format {names[0]} need the CPU"
+    return f"its tensors of the formats {', '.join(names)} need the CPU"
 
 
 def part_sizes(folder: ModelFolder, context: int | None, kv: str) -> PartSizes:

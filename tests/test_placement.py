@@ -6,6 +6,8 @@ A CPU decoder stands in for the one on the GPU; the driver is the fake one.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +18,16 @@ from numpy.typing import NDArray
 import qwchat
 from quant import convert
 from quant.container import ModelFolder, open_model
+from quant.formats import FORMATS
 from qwchat import placement
 from qwchat.cpu.decoder import CpuDecoder
 from qwchat.cuda.driver_errors import error_of, no_driver
+from qwchat.cuda.manifest import kernels
 from qwchat.errors import GpuError, GpuLostError, GpuMemoryError, UsageError
 from qwchat.events import Done
 from qwchat.model.gpu_memory import CONTEXT_BYTES
 from qwchat.model.split_decoder import SplitDecoder
-from qwchat.placement import DeviceRequest, build_decoder, part_sizes
+from qwchat.placement import DeviceRequest, build_decoder, part_sizes, preview
 from qwchat.request import SamplingParams
 from tests.cuda.fake_driver import FakeDriver
 from tests.quant.checkpoints import make_checkpoint
@@ -276,3 +280,28 @@ def test_a_damaged_tokenizer_closes_the_gpu(folder: ModelFolder, gpus: Gpus, tmp
     (copy / "tokenizer.json").write_text("{}")
     with pytest.raises(qwchat.errors.ModelError):
         qwchat.load(copy, threads=1, context=64, device="cuda", verify=False)
+
+
+def test_a_model_with_formats_of_the_cpu_stays_there(folder: ModelFolder, gpus: Gpus, tmp_path: Path) -> None:
+    """Change the manifest only: what runs where is decided before a weight is read."""
+    manifest = deepcopy(folder.manifest)
+    for name, stored in (("model.layers.0.mlp.up_proj.weight", "k4"), ("model.layers.1.mlp.up_proj.weight", "iq4")):
+        manifest["tensors"][name]["format"] = stored
+    imported = ModelFolder(tmp_path, folder.config, manifest, folder.fingerprint)
+    reason = "its tensors of the formats k4, iq4 need the CPU"
+    assert preview(imported, lambda: gpus.driver).explanation == f"CPU: {reason}"
+    for device, layers in (("cuda", None), ("cuda:0", None), ("auto", 1)):
+        with pytest.raises(GpuError, match=rf"^{tmp_path} cannot use a GPU: {reason}; use device='cpu'$"):
+            build_decoder(imported, DeviceRequest(device, layers))
+    assert gpus.driver.log == []
+
+
+def test_auto_runs_such_a_model_on_the_cpu(folder: ModelFolder, gpus: Gpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FORMATS, "q4", replace(FORMATS["q4"], gpu=False))
+    assert place(folder) == ("cpu", 0, "its tensors of the format q4 need the CPU")
+    assert gpus.driver.log == []
+
+
+def test_records_know_which_formats_have_kernels_for_a_gpu() -> None:
+    compiled = {name.removeprefix("embed_") for name in kernels() if name.startswith("embed_")}
+    assert {name for name, fmt in FORMATS.items() if fmt.gpu} == compiled | {"vector"}

@@ -71,6 +71,7 @@ class Format(ABC):
         stores_zeros: whether the quantiser stores zero points.
         kernel: how the engine multiplies with such a matrix: by integer dot products, or by reading the values as
             bfloat16 or float32. None if it has no kernel for the format.
+        gpu: whether the engine has kernels for a GPU as well.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Format(ABC):
     group_sizes: tuple[int, ...] = ()
     stores_zeros: bool = False
     kernel: Literal["integer", "bf16", "f32"] | None = None
+    gpu: bool = True
 
     @abstractmethod
     def layout(self, shape: tuple[int, ...], group_size: int = 0, zeros: bool = False) -> Layout:

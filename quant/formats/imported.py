@@ -21,17 +21,15 @@ IQ4_LEVELS = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 8
 _ZERO = 128
 _IQ4_TABLE = tuple(level + _ZERO for level in IQ4_LEVELS)
 
-MIN4 = GroupedFormat(
-    name="min4", bits=4, group_sizes=(GROUP_SIZE,), scale="float16", zero=0, minimum_sign=1, kernel=None
-)
+MIN4 = GroupedFormat(name="min4", bits=4, group_sizes=(GROUP_SIZE,), scale="float16", zero=0, minimum_sign=1, gpu=False)
 K4 = GroupedFormat(
-    name="k4", bits=4, group_sizes=(GROUP_SIZE,), scale="uint8", zero=0, minimum_sign=-1, super_scales=True, kernel=None
+    name="k4", bits=4, group_sizes=(GROUP_SIZE,), scale="uint8", zero=0, minimum_sign=-1, super_scales=True, gpu=False
 )
 K8 = GroupedFormat(
-    name="k8", bits=5, group_sizes=(GROUP_SIZE,), scale="uint8", zero=0, minimum_sign=-1, super_scales=True, kernel=None
+    name="k8", bits=5, group_sizes=(GROUP_SIZE,), scale="uint8", zero=0, minimum_sign=-1, super_scales=True, gpu=False
 )
 IQ4 = GroupedFormat(
-    name="iq4", bits=4, group_sizes=(GROUP_SIZE,), scale="float16", zero=_ZERO, table=_IQ4_TABLE, kernel=None
+    name="iq4", bits=4, group_sizes=(GROUP_SIZE,), scale="float16", zero=_ZERO, table=_IQ4_TABLE, gpu=False
 )
 IQ4K = GroupedFormat(
     name="iq4k",
@@ -41,5 +39,5 @@ IQ4K = GroupedFormat(
     zero=_ZERO,
     table=_IQ4_TABLE,
     super_scales=True,
-    kernel=None,
+    gpu=False,
 )

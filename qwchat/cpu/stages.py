@@ -10,6 +10,7 @@ the next step may be changing the state. Such a member therefore writes only to 
 from __future__ import annotations
 
 from qwchat.cpu.kernels import row_kernels, simd
+from qwchat.cpu.kernels.embedding_rows import embed
 from qwchat.cpu.kernels.jit import inlined, kernel
 from qwchat.cpu.kernels.matmul import activate_pairs, is_float, multiply_pairs, pair_count, prefetch_pair
 from qwchat.cpu.kernels.records import NORM_PER_THREAD_TOKENS, TOKEN_LANES
@@ -21,12 +22,13 @@ from qwchat.cpu.partition import claim_range, range_count
 def embed_tokens(team, member, state):
     """Write the embeddings of the token ids to the residual stream."""
     columns = state.embed_tokens.columns
+    scratch = state.scratch + member * state.scratch_bytes
     while True:
         row = claim(team, member, state.tokens)
         if row < 0:
             return
         token = simd.peek_i64(state.token_ids + row * 8)
-        row_kernels.embed(state.embed_tokens, token, state.residual + row * columns * 4)
+        embed(state.embed_tokens, token, state.residual + row * columns * 4, scratch)
 
 
 @kernel

@@ -19,6 +19,7 @@ _PROJECTIONS = {
     "self_attn": ("q_proj", "k_proj", "v_proj", "o_proj"),
     "mlp": ("gate_proj", "up_proj", "down_proj"),
 }
+_TILED_PARTS = ("codes", "values", "scales", "zeros", "minimums", "super_scales", "super_minimums")
 
 
 class Weights:
@@ -96,8 +97,9 @@ class Weights:
     def _fill_parts(self, record: NDArray[Any], packed: PackedTensor, kind: int) -> None:
         parts = packed.parts
         tiles = int(record["tiles"])
-        for field, part in (("codes", "codes"), ("codes", "values"), ("scales", "scales"), ("zeros", "zeros")):
+        for part in _TILED_PARTS:
             if part in parts:
+                field = "codes" if part == "values" else part
                 record[field] = self._address(parts[part])
                 record[f"{field}_step"] = parts[part].nbytes // tiles
         if "row_scales" in parts:

@@ -7,58 +7,27 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from quant import formats
 from quant.container import open_model
 from quant.errors import ArgumentError, FormatError
 from quant.families import parse_config
 from quant.formats import FORMATS, GroupedFormat, IntegerFormat, PackedTensor
-from quant.formats.imported import IQ4, IQ4_LEVELS, IQ4K, K4, K8, MIN4
+from quant.formats.imported import IQ4_LEVELS, K4, K8, MIN4
 from quant.policy import bit_choices, conversion_spec, group_size_choices
 from quant.quantisers import quantise
 from quant.sources import QuantisedRows
 from quant.verification import verify
 from tests.quant.checkpoints import CONFIG, random_tensors
 from tests.quant.converting import run
+from tests.quant.imported_parts import IMPORTED, Parts, packed_of, random_parts
 from tests.quant.sources.memory import MemorySource
 
-IMPORTED = (MIN4, K4, K8, IQ4, IQ4K)
 BITS = {"min4": 5.0, "k4": 4.625, "k8": 8.625, "iq4": 4.5, "iq4k": 4.3125}
 SHAPES = [(1, 256), (17, 256), (33, 768)]
 
 
-def random_parts(fmt: GroupedFormat, shape: tuple[int, int], seed: int = 0) -> dict[str, NDArray[Any]]:
-    """Return plain parts with every code, and scales and minimums of all sizes and signs."""
-    random = np.random.default_rng(seed)
-    rows, columns = shape
-    groups = (rows, columns // 32)
-
-    def halves(size: tuple[int, ...]) -> NDArray[Any]:
-        return (random.standard_normal(size) * 10.0 ** random.uniform(-7, 3, size)).astype(np.float16)
-
-    def factor(size: tuple[int, ...]) -> NDArray[Any]:
-        if fmt.scale == "float16":
-            return halves(size)
-        low, high = (-32, 32) if fmt.scale == "int8" else (0, 64)
-        return random.integers(low, high, size).astype(fmt.scale_dtype)
-
-    codes = random.integers(0, fmt.largest_code + 1, shape).astype(np.uint8)
-    parts: dict[str, NDArray[Any]] = {"codes": codes, "scales": factor(groups)}
-    if fmt.minimum_sign:
-        parts["minimums"] = factor(groups)
-    if fmt.super_scales:
-        for name in ("super_scales", "super_minimums") if fmt.minimum_sign else ("super_scales",):
-            parts[name] = halves((rows, columns // 256))
-    return parts
-
-
-def packed_of(fmt: GroupedFormat, parts: dict[str, NDArray[Any]]) -> PackedTensor:
-    others = {name: part for name, part in parts.items() if name not in ("codes", "scales")}
-    return fmt.pack(parts["codes"], parts["scales"], 32, **others)
-
-
-def expected_value(fmt: GroupedFormat, parts: dict[str, NDArray[Any]], row: int, column: int) -> np.float32:
+def expected_value(fmt: GroupedFormat, parts: Parts, row: int, column: int) -> np.float32:
     """Return a value as gguf-py computes it: float32 products, then a float32 sum."""
     code, group, block = int(parts["codes"][row, column]), column // 32, column // 256
     scale = np.float32(parts["scales"][row, group])

@@ -17,9 +17,9 @@ from quant.native import simd_level
 from quant.native.backend import intrinsic, types
 from quant.native.simd_level import current_level
 from qwchat.cpu.kernels import row_kernels, simd
-from qwchat.cpu.kernels.format_kinds import BF16, F32, IDS, INTEGER_FORMATS
+from qwchat.cpu.kernels.format_kinds import BF16, F32, FIRST_IMPORTED, IDS, INTEGER_FORMATS
 from qwchat.cpu.kernels.jit import inlined, kernel, standalone
-from qwchat.cpu.kernels.matmul_panels import PanelOperands, emit_panel_tile, emit_unpack, zero_point_variants
+from qwchat.cpu.kernels.matmul_panels import PanelOperands, emit_panel_tile, emit_unpack, panel_contents
 from qwchat.cpu.kernels.matmul_tiles import PREFETCH_AHEAD, TileVectors, TileWeights, emit_float_tile, emit_integer_tile
 from qwchat.cpu.kernels.records import (
     BLOCK,
@@ -27,16 +27,29 @@ from qwchat.cpu.kernels.records import (
     PACKED_BLOCK_BYTES,
     PANEL_BLOCK_BYTES,
     PANEL_BLOCKS,
+    PANEL_MINIMUMS,
+    PANEL_PLAIN,
+    PANEL_ZEROS,
     TOKEN_LANES,
 )
 
 # Numbers of vectors for which a tile is compiled, as far as the registers of the level reach. Integer formats take the
 # next larger one and ignore the results of lanes without a token; with more vectors they use the panel.
 INTEGER_COUNTS = {"avxvnni": (1, 2), "avx2": (1, 2), "neon": (1, 2, 3, 4)}.get(current_level(), (1, 2, 3, 4, 6, 8))
+IMPORTED_COUNTS = tuple(count for count in INTEGER_COUNTS if count in (1, 2, 4, 8))
+"""Those of formats that only imported tensors have: fewer, since compiling takes time on every machine."""
 FLOAT_COUNTS = (1, 2, 4, 8) if simd_level.lanes() == 16 else (1, 2)
 _REGISTER_TOKENS, _FLOAT_TOKENS = INTEGER_COUNTS[-1], FLOAT_COUNTS[-1]
 
+_PARTS = len(TileWeights._fields)
 _SUM_BYTES = 128  # sums of one token and two tiles: (2, 16) f32
+
+
+def _counts(form: int) -> tuple[int, ...]:
+    """Return the numbers of vectors for which a tile of a format is compiled."""
+    if form not in INTEGER_FORMATS:
+        return FLOAT_COUNTS
+    return IMPORTED_COUNTS if form >= FIRST_IMPORTED else INTEGER_COUNTS
 
 
 def _when(builder: Any, value: Any, number: int) -> Any:
@@ -45,7 +58,7 @@ def _when(builder: Any, value: Any, number: int) -> Any:
 
 
 def _emit_tile(form: int, count: int, builder: Any, *values: Any) -> None:
-    weights, vectors = TileWeights(*values[:5]), TileVectors(*values[5:])
+    weights, vectors = TileWeights(*values[:_PARTS]), TileVectors(*values[_PARTS:])
     if form in INTEGER_FORMATS:
         emit_integer_tile(builder, INTEGER_FORMATS[form], count, weights, vectors)
     else:
@@ -53,78 +66,90 @@ def _emit_tile(form: int, count: int, builder: Any, *values: Any) -> None:
 
 
 @intrinsic
-def _tile(typing, kind, count, codes, scales, zeros, zero_step, per_scale, columns, x, x_stride, out, out_stride):
+def _tile(
+    typing, kind, count, codes, scales, zeros, zero_step, per_scale, minimums, super_scales, super_minimums,
+    columns, x, x_stride, out, out_stride,
+):  # fmt: skip
     """Choose format and number of vectors by a switch at run time, so that the kernel is compiled only once."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         for name, form in IDS.items():
-            for number in INTEGER_COUNTS if form in INTEGER_FORMATS else FLOAT_COUNTS:
+            for number in _counts(form):
                 with _when(builder, values[0], form), _when(builder, values[1], number):
                     emit = partial(_emit_tile, form, number)
                     simd.emit_outlined(builder, f"tile_{name}_{number}", emit, *values[2:])
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 12), generate
+    return types.void(*[types.int64] * 15), generate
 
 
-@standalone(types.void(*[types.int64] * 12))
-def run_tile(kind, count, codes, scales, zeros, zero_step, per_scale, columns, x, x_stride, out, out_stride):
+@standalone(types.void(*[types.int64] * 15))
+def run_tile(
+    kind, count, codes, scales, zeros, zero_step, per_scale, minimums, super_scales, super_minimums,
+    columns, x, x_stride, out, out_stride,
+):  # fmt: skip
     """Multiply one tile of 16 weight rows by `count` vectors.
 
-    `kind` is the number of the format (`format_kinds`), and `count` one of its INTEGER_COUNTS or FLOAT_COUNTS. The
-    arguments from `codes` to `per_scale` are the fields of `TileWeights`, those from `columns` on the fields of
-    `TileVectors`.
+    `kind` is the number of the format (`format_kinds`), and `count` one of its `_counts`. The arguments from `codes` to
+    `super_minimums` are the fields of `TileWeights`, those from `columns` on the fields of `TileVectors`.
     """
-    _tile(kind, count, codes, scales, zeros, zero_step, per_scale, columns, x, x_stride, out, out_stride)
+    _tile(
+        kind, count, codes, scales, zeros, zero_step, per_scale, minimums, super_scales, super_minimums,
+        columns, x, x_stride, out, out_stride,
+    )  # fmt: skip
 
 
 @intrinsic
-def _unpack(typing, kind, tile, codes, scales, zeros, zero_step, per_scale, first, blocks, panel):
+def _unpack(
+    typing, kind, content, tile, codes, scales, zeros, zero_step, per_scale, minimums, super_scales, super_minimums,
+    first, blocks, panel,
+):  # fmt: skip
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        kind, tile = values[:2]
-        weights, span = TileWeights(*values[2:7]), values[7:]
-        stores_zeros_here = builder.zext(builder.icmp_signed("!=", weights.zero_step, simd.I64(0)), simd.I64)
-        for number_of_form, form in INTEGER_FORMATS.items():
-            for stores_zeros in zero_point_variants(form):
-                for number in range(2):
-                    with (
-                        _when(builder, kind, number_of_form),
-                        _when(builder, stores_zeros_here, int(stores_zeros)),
-                        _when(builder, tile, number),
-                    ):
-                        emit_unpack(builder, form, stores_zeros, number, weights, span)
+        kind, content_here, tile = values[:3]
+        weights, span = TileWeights(*values[3 : 3 + _PARTS]), values[3 + _PARTS :]
+        for number, form in INTEGER_FORMATS.items():
+            for content in panel_contents(form):
+                with _when(builder, kind, number), _when(builder, content_here, content):
+                    emit_unpack(builder, form, content, tile, weights, span)
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 10), generate
+    return types.void(*[types.int64] * 14), generate
 
 
-@standalone(types.void(*[types.int64] * 10))
-def unpack_panel(kind, tile, codes, scales, zeros, zero_step, per_scale, first, blocks, panel):
+@standalone(types.void(*[types.int64] * 14))
+def unpack_panel(
+    kind, content, tile, codes, scales, zeros, zero_step, per_scale, minimums, super_scales, super_minimums,
+    first, blocks, panel,
+):  # fmt: skip
     """Unpack `blocks` blocks of a weight tile, from block `first` on, into tile 0 or 1 of `panel`.
 
-    The other arguments are as for `run_tile`; `matmul_panels` has the layout of a panel.
+    `content` is the matrix's `panel_content`. The other arguments are as for `run_tile`; `matmul_panels` has the layout
+    of a panel.
     """
-    _unpack(kind, tile, codes, scales, zeros, zero_step, per_scale, first, blocks, panel)
+    _unpack(
+        kind, content, tile, codes, scales, zeros, zero_step, per_scale, minimums, super_scales, super_minimums,
+        first, blocks, panel,
+    )  # fmt: skip
 
 
 @intrinsic
-def _panel(typing, stores_zeros, panel, blocks, x, x_stride, groups, sums, prefetch, prefetch_step, prefetch_lines):
+def _panel(typing, content, panel, blocks, x, x_stride, groups, sums, prefetch, prefetch_step, prefetch_lines):
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        for stores_zeros in (False, True):
-            with _when(builder, values[0], int(stores_zeros)):
-                emit_panel_tile(builder, stores_zeros, PanelOperands(*values[1:]))
+        for content in (PANEL_PLAIN, PANEL_ZEROS, PANEL_MINIMUMS):
+            with _when(builder, values[0], content):
+                emit_panel_tile(builder, content, PanelOperands(*values[1:]))
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 10), generate
 
 
 @standalone(types.void(*[types.int64] * 10))
-def run_panel(stores_zeros, panel, blocks, x, x_stride, groups, sums, prefetch, prefetch_step, prefetch_lines):
+def run_panel(content, panel, blocks, x, x_stride, groups, sums, prefetch, prefetch_step, prefetch_lines):
     """Multiply a panel by `groups` groups of TOKEN_LANES tokens; see `matmul_panels.PanelOperands`.
 
-    `stores_zeros`: 1 if the panel holds zero points, 0 if all of them are CORRECTED_ZERO.
+    `content` is what the panel holds besides codes and scales: the matrix's `panel_content`.
     """
-    _panel(stores_zeros, panel, blocks, x, x_stride, groups, sums, prefetch, prefetch_step, prefetch_lines)
+    _panel(content, panel, blocks, x, x_stride, groups, sums, prefetch, prefetch_step, prefetch_lines)
 
 
 @inlined
@@ -142,7 +167,7 @@ def _sum_float_tile(matrix, x, tokens, tile, sums):
         count = 8 if left >= 8 else (4 if left >= 4 else (2 if left >= 2 else 1))
         codes, stride = matrix.codes + tile * matrix.codes_step, matrix.columns * 4
         here, out = x + token * stride, sums + token * _SUM_BYTES
-        run_tile(matrix.kind, count, codes, 0, 0, 0, 1, matrix.columns, here, stride, out, _SUM_BYTES)
+        run_tile(matrix.kind, count, codes, 0, 0, 0, 1, 0, 0, 0, matrix.columns, here, stride, out, _SUM_BYTES)
         token += count
 
 
@@ -150,6 +175,8 @@ def _sum_float_tile(matrix, x, tokens, tile, sums):
 def _sum_few_tokens(matrix, packed, tokens, tile, sums):
     """Compute the sums of one tile of an integer format, for up to _REGISTER_TOKENS tokens."""
     count = tokens if tokens <= 4 else (6 if tokens <= 6 else 8)
+    if matrix.kind >= FIRST_IMPORTED and count > 2:
+        count = 4 if count <= 4 else 8
     run_tile(
         matrix.kind,
         count,
@@ -158,11 +185,43 @@ def _sum_few_tokens(matrix, packed, tokens, tile, sums):
         matrix.zeros + tile * matrix.zeros_step,
         matrix.zero_step,
         matrix.blocks_per_scale,
+        matrix.minimums + tile * matrix.minimums_step,
+        matrix.super_scales + tile * matrix.super_scales_step,
+        matrix.super_minimums + tile * matrix.super_minimums_step,
         matrix.columns,
         packed,
         matrix.columns // BLOCK * PACKED_BLOCK_BYTES,
         sums,
         _SUM_BYTES,
+    )
+
+
+@inlined
+def panel_content(matrix):
+    """Return what a panel of the matrix holds besides codes and scales."""
+    if matrix.minimums != 0:
+        return PANEL_MINIMUMS
+    return PANEL_PLAIN if matrix.zero_step == 0 else PANEL_ZEROS
+
+
+@kernel
+def unpack_tile(matrix, half, tile, first, count, panel):
+    """Unpack blocks `first` to `first + count - 1` of tile `tile` into tile `half` (0 or 1) of a panel."""
+    unpack_panel(
+        matrix.kind,
+        panel_content(matrix),
+        half,
+        matrix.codes + tile * matrix.codes_step,
+        matrix.scales + tile * matrix.scales_step,
+        matrix.zeros + tile * matrix.zeros_step,
+        matrix.zero_step,
+        matrix.blocks_per_scale,
+        matrix.minimums + tile * matrix.minimums_step,
+        matrix.super_scales + tile * matrix.super_scales_step,
+        matrix.super_minimums + tile * matrix.super_minimums_step,
+        first,
+        count,
+        panel,
     )
 
 
@@ -181,25 +240,13 @@ def _sum_many_tokens(matrix, packed, tokens, tile, sums, panel):
     for first in range(0, blocks, PANEL_BLOCKS):
         count = min(PANEL_BLOCKS, blocks - first)
         for half in range(2):
-            here = min(tile + half, matrix.tiles - 1)
-            unpack_panel(
-                matrix.kind,
-                half,
-                matrix.codes + here * matrix.codes_step,
-                matrix.scales + here * matrix.scales_step,
-                matrix.zeros + here * matrix.zeros_step,
-                matrix.zero_step,
-                matrix.blocks_per_scale,
-                first,
-                count,
-                panel,
-            )
+            unpack_tile(matrix, half, min(tile + half, matrix.tiles - 1), first, count, panel)
         following = first + PANEL_BLOCKS
         prefetch = matrix.codes + tile * matrix.codes_step + following * block_bytes
         if following >= blocks:
             prefetch = matrix.codes + (tile + 2) * matrix.codes_step
         run_panel(
-            0 if matrix.zero_step == 0 else 1,
+            panel_content(matrix),
             panel,
             count,
             packed + first * PACKED_BLOCK_BYTES,

@@ -5,19 +5,20 @@ Per block it stores (PANEL_BLOCK_BYTES)
 
     weight bytes  (2 tiles, 8 lines, 16 rows, 4 columns) u8
     scales        (2, 16) f32
-    zero points   (2, 16) i32, for tensors that store them
+    zero points   (2, 16) i32, for tensors that store them; or
+    subtrahends   (2, 16) f32, for tensors with minimums
 
 With AVX-512 it is multiplied in register tiles of 32 rows by 4 tokens: each broadcast of four activation bytes serves
 two dot products, and all sums stay in registers. Zero points are folded into the weight bytes, so that every dot
 product starts from the zero correction of the activations. Only tensors that store zero points need a multiplication
-for it.
+for it. Tensors with minimums subtract `subtrahend * x_scale * sum(x8)` from each block.
 """
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from quant.formats import IntegerFormat
+from quant.formats import GroupedFormat
 from quant.native import simd_level
 from quant.native.backend import cgutils, ir
 from quant.native.simd_level import current_level
@@ -28,19 +29,35 @@ from qwchat.cpu.kernels.matmul_tiles import (
     TileWeights,
     accumulators,
     emit_accumulate,
+    emit_accumulate_minimum,
     emit_address,
     emit_group,
     emit_initial_dot,
     emit_scale,
+    emit_subtrahend,
     emit_token_factor,
     emit_weight_bytes,
     emit_zeros,
 )
-from qwchat.cpu.kernels.records import BLOCK, PACKED_BLOCK_BYTES, PANEL_BLOCK_BYTES, TOKEN_LANES
+from qwchat.cpu.kernels.records import (
+    BLOCK,
+    PACKED_BLOCK_BYTES,
+    PANEL_BLOCK_BYTES,
+    PANEL_MINIMUMS,
+    PANEL_PLAIN,
+    PANEL_ZEROS,
+    TOKEN_LANES,
+)
 from qwchat.cpu.kernels.simd import F32, I8, I32, I64, V16I, V64B
 
 _TILES = 2
 _CODE_BYTES = 16 * BLOCK  # weight bytes of one tile in a block
+PANEL_SCALES = _TILES * _CODE_BYTES
+"""Byte of a panel's block where its scales begin."""
+PANEL_OTHERS = PANEL_SCALES + 64 * _TILES
+"""Byte of a panel's block where its zero points or subtrahends begin."""
+PANEL_ZERO = CORRECTED_ZERO - dot_products.dot_offset(255)
+"""Zero point of the bytes of a panel that does not hold zero points."""
 _EACH_BYTE = 0x01010101
 _SUM_BYTES = 64 * _TILES  # sums of one token
 
@@ -76,7 +93,7 @@ class PanelOperands(NamedTuple):
     prefetch_lines: Any
 
 
-def _byte_shift(fmt: IntegerFormat) -> int:
+def _byte_shift(fmt: GroupedFormat) -> int:
     """Return the number to add to a format's weight bytes so that their zero point becomes CORRECTED_ZERO.
 
     Both zero points are reduced by the level's dot offset, each for its own largest byte.
@@ -85,14 +102,15 @@ def _byte_shift(fmt: IntegerFormat) -> int:
 
 
 def emit_unpack(
-    builder: Any, fmt: IntegerFormat, stores_zeros: bool, tile: int, weights: TileWeights, span: tuple[Any, Any, Any]
+    builder: Any, fmt: GroupedFormat, content: int, tile: Any, weights: TileWeights, span: tuple[Any, Any, Any]
 ) -> None:
-    """Emit code that writes weight bytes, scales and zero points of tile 0 or 1 of a panel.
+    """Emit code that writes weight bytes, scales, and zero points or minimums of tile 0 or 1 of a panel.
 
     Args:
         builder: of the IR.
         fmt: the format.
-        stores_zeros: write the tensor's own zero points. Otherwise the bytes are shifted so that all have the same.
+        content: what the panel holds, PANEL_PLAIN, PANEL_ZEROS or PANEL_MINIMUMS. Without the tensor's own zero points,
+            the bytes are shifted so that all have the zero point `PANEL_ZERO`.
         tile: 0 or 1.
         weights: the tile in the matrix.
         span: the first block, the number of blocks, and the panel's address.
@@ -103,30 +121,34 @@ def emit_unpack(
         out = emit_address(builder, panel, loop.index, PANEL_BLOCK_BYTES)
         group = emit_group(builder, fmt, weights, block)
         scale, bits = emit_scale(builder, fmt, weights, group)
-        shift = simd.constant(V64B, 0 if stores_zeros else _byte_shift(fmt) % 256)
+        shift = simd.constant(V64B, 0 if content == PANEL_ZEROS else _byte_shift(fmt) % 256)
         if bits is not None:
             more = builder.mul(bits, simd.constant(V16I, fmt.shift * _EACH_BYTE))
             shift = builder.add(shift, builder.bitcast(more, V64B))
         lines = emit_weight_bytes(builder, fmt, emit_address(builder, weights.codes, block, block_bytes(fmt)))
         for number, line in enumerate(lines):
-            place = builder.add(out, I64(tile * _CODE_BYTES + 64 * number))
+            place = emit_address(builder, builder.add(out, I64(64 * number)), tile, _CODE_BYTES)
             simd.emit_store(builder, place, builder.add(line, shift), 64)
-        beyond = _TILES * _CODE_BYTES + 64 * tile
-        simd.emit_store(builder, builder.add(out, I64(beyond)), scale, 64)
-        if stores_zeros:
-            zeros = emit_zeros(builder, fmt, weights, group)
-            simd.emit_store(builder, builder.add(out, I64(beyond + 64 * _TILES)), zeros, 64)
+        beyond = emit_address(builder, builder.add(out, I64(PANEL_SCALES)), tile, 64)
+        simd.emit_store(builder, beyond, scale, 64)
+        if content != PANEL_PLAIN:
+            emit = emit_zeros if content == PANEL_ZEROS else emit_subtrahend
+            place = builder.add(beyond, I64(PANEL_OTHERS - PANEL_SCALES))
+            simd.emit_store(builder, place, emit(builder, fmt, weights, group), 64)
 
 
-def zero_point_variants(fmt: IntegerFormat) -> tuple[bool, ...]:
-    """Return the values of `stores_zeros` that tensors of a format may need."""
-    return (False, True) if fmt.allows_zeros else (False,)
+def panel_contents(fmt: GroupedFormat) -> tuple[int, ...]:
+    """Return what panels of the format's tensors may hold besides codes and scales."""
+    if fmt.minimum_sign:
+        return (PANEL_MINIMUMS,)
+    return (PANEL_PLAIN, PANEL_ZEROS) if fmt.allows_zeros else (PANEL_PLAIN,)
 
 
-def emit_panel_tile(builder: Any, stores_zeros: bool, operands: PanelOperands) -> None:
-    """Emit the product of a panel with all groups of tokens.
+def emit_panel_tile(builder: Any, content: int, operands: PanelOperands) -> None:
+    """Emit the product of a panel with all groups of tokens. `content` is as for `emit_unpack`.
 
         sums[v, row] += sum over blocks: scale * x_scale * (sum(byte * x8) - zero * sum(x8))
+                                         - subtrahend * x_scale * sum(x8)
 
     It adds to `sums`, so that a matrix wider than a panel is multiplied panel by panel.
     """
@@ -143,17 +165,17 @@ def emit_panel_tile(builder: Any, stores_zeros: bool, operands: PanelOperands) -
         for column in range(0, 16 * _TILES, columns * lanes):
             for token in range(0, TOKEN_LANES, tokens):
                 strips = [column + lanes * number for number in range(columns)]
-                _emit_register_tile(builder, stores_zeros, operands, (x, sums), (strips, range(token, token + tokens)))
+                _emit_register_tile(builder, content, operands, (x, sums), (strips, range(token, token + tokens)))
 
 
 def _emit_register_tile(
-    builder: Any, stores_zeros: bool, operands: PanelOperands, places: tuple[Any, Any], part: tuple[list[int], range]
+    builder: Any, content: int, operands: PanelOperands, places: tuple[Any, Any], part: tuple[list[int], range]
 ) -> None:
     """Emit the sums of one register tile: some strips of rows times some tokens of one group.
 
     Args:
         builder: of the IR.
-        stores_zeros: whether the panel holds zero points.
+        content: what the panel holds, as for `emit_unpack`.
         operands: the panel.
         places: addresses of the group's activations and sums.
         part: first rows of the strips (0 to 31), and the tokens.
@@ -174,9 +196,9 @@ def _emit_register_tile(
             return simd.emit_load(builder, builder.add(block, I64(offset)), llvm_type, 4 * lanes)
 
         corrections = {token: emit_token_factor(builder, here, token, 1, I32, lanes) for token in tokens}
-        zeros: dict[int, Any] = dict.fromkeys(rows, CORRECTED_ZERO - dot_products.dot_offset(255))
-        if stores_zeros:
-            zeros = {row: load(_TILES * (_CODE_BYTES + 64) + 4 * row, words) for row in rows}
+        zeros: dict[int, Any] = dict.fromkeys(rows, PANEL_ZERO)
+        if content == PANEL_ZEROS:
+            zeros = {row: load(PANEL_OTHERS + 4 * row, words) for row in rows}
         dots = {(row, token): emit_initial_dot(builder, corrections[token], zeros[row]) for row, token in pairs}
         for number in range(BLOCK // 4):
             x4 = {
@@ -189,9 +211,16 @@ def _emit_register_tile(
                     dot = dot_products.emit_offset_dot(builder, dots[row, token], line, x4[token])
                     dots[row, token] = simd.emit_pin(builder, dot)
         for row in rows:
-            scale = load(_TILES * _CODE_BYTES + 4 * row, floats)
+            scale = load(PANEL_SCALES + 4 * row, floats)
             for token in tokens:
                 x_scale = emit_token_factor(builder, here, token, 0, F32, lanes)
                 emit_accumulate(builder, totals[row, token], dots[row, token], scale, x_scale)
+        if content == PANEL_MINIMUMS:
+            for row in rows:
+                subtrahend = load(PANEL_OTHERS + 4 * row, floats)
+                for token in tokens:
+                    correction = emit_token_factor(builder, here, token, 1, I32, lanes)
+                    x_scale = emit_token_factor(builder, here, token, 0, F32, lanes)
+                    emit_accumulate_minimum(builder, totals[row, token], correction, subtrahend, x_scale)
     for pair, total in totals.items():
         simd.emit_store(builder, addresses[pair], builder.load(total), 4 * lanes)

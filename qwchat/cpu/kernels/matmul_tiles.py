@@ -15,12 +15,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from quant.formats import IntegerFormat
+from quant.formats import GroupedFormat
+from quant.formats.format import TILE_ROWS
 from quant.formats.integer import BYTE_BITS
 from quant.native import simd_level
 from quant.native.backend import cgutils, ir
 from qwchat.cpu.kernels import dot_products, simd
-from qwchat.cpu.kernels.format_kinds import BF16, block_bytes, has_scale_per_block, scale_bytes
+from qwchat.cpu.kernels.format_kinds import (
+    BF16,
+    BLOCKS_PER_SUPER_SCALE,
+    block_bytes,
+    has_scale_per_block,
+    scale_bytes,
+)
 from qwchat.cpu.kernels.records import BLOCK, PACKED_BLOCK_BYTES, TOKEN_LANES
 from qwchat.cpu.kernels.simd import F32, I8, I32, I64, V16F
 
@@ -37,6 +44,9 @@ class TileWeights(NamedTuple):
         zeros: zero points (groups, 16) u8.
         zero_step: bytes from one group's zero points to the next: 16, or 0 if one zero point serves all groups.
         blocks_per_scale: blocks of 32 columns in a group.
+        minimums: (groups, 16), in formats that have minimums.
+        super_scales: (groups / 8, 16) f16, in formats that have super scales.
+        super_minimums: the same for minimums.
     """
 
     codes: Any
@@ -44,6 +54,9 @@ class TileWeights(NamedTuple):
     zeros: Any
     zero_step: Any
     blocks_per_scale: Any
+    minimums: Any
+    super_scales: Any
+    super_minimums: Any
 
 
 class TileVectors(NamedTuple):
@@ -93,7 +106,7 @@ def _prefetch(builder: Any, address: Any, size: int) -> None:
         simd.emit_prefetch(builder, builder.add(address, I64(line)))
 
 
-def _prefetch_block(builder: Any, fmt: IntegerFormat, weights: TileWeights, block: Any, blocks: Any) -> None:
+def _prefetch_block(builder: Any, fmt: GroupedFormat, weights: TileWeights, block: Any, blocks: Any) -> None:
     """Emit prefetches of the codes and scales that are needed PREFETCH_AHEAD bytes (at most one tile) later.
 
     At the end of a tile these are the scales of the next tile, which the processor's own prefetcher would find only
@@ -105,7 +118,8 @@ def _prefetch_block(builder: Any, fmt: IntegerFormat, weights: TileWeights, bloc
     there = builder.add(block, ahead)
     _prefetch(builder, emit_address(builder, weights.codes, there, size), size)
     group = emit_group(builder, fmt, weights, there)
-    simd.emit_prefetch(builder, emit_address(builder, weights.scales, group, scale_bytes(fmt)))
+    for part in (weights.scales, weights.minimums)[: 2 if fmt.minimum_sign else 1]:
+        simd.emit_prefetch(builder, emit_address(builder, part, group, scale_bytes(fmt)))
 
 
 class Strip(NamedTuple):
@@ -137,13 +151,13 @@ def tile_strips() -> list[Strip]:
     return [Strip(lane, simd_level.lanes()) for lane in range(0, 16, simd_level.lanes())]
 
 
-def emit_group(builder: Any, fmt: IntegerFormat, weights: TileWeights, block: Any) -> Any:
+def emit_group(builder: Any, fmt: GroupedFormat, weights: TileWeights, block: Any) -> Any:
     """Emit the number of the group that a block belongs to."""
     return block if has_scale_per_block(fmt) else builder.udiv(block, weights.blocks_per_scale)
 
 
 def emit_scale(
-    builder: Any, fmt: IntegerFormat, weights: TileWeights, group: Any, strip: Strip = WHOLE_TILE
+    builder: Any, fmt: GroupedFormat, weights: TileWeights, group: Any, strip: Strip = WHOLE_TILE
 ) -> tuple[Any, Any]:
     """Emit the scales of a group.
 
@@ -152,19 +166,41 @@ def emit_scale(
         chooses between two tables of levels; it is None for formats without it.
     """
     address = emit_address(builder, weights.scales, group, scale_bytes(fmt))
+    if fmt.shift:
+        wide = builder.sext(strip.load(builder, address, I8), strip.words())
+        bits = builder.and_(wide, simd.constant(wide.type, 1))
+        return builder.sitofp(builder.ashr(wide, simd.constant(wide.type, 1)), strip.floats()), bits
+    scales = _emit_factors(builder, fmt, address, strip)
+    if fmt.super_scales:
+        scales = builder.fmul(scales, _emit_super_scales(builder, weights.super_scales, group, strip))
+    return scales, None
+
+
+def _emit_factors(builder: Any, fmt: GroupedFormat, address: Any, strip: Strip) -> Any:
+    """Emit a load of stored scales or minimums as f32 lanes."""
     if fmt.scale == "float16":
-        return builder.fpext(strip.load(builder, address, simd.F16), strip.floats()), None
-    raw = strip.load(builder, address, I8)
-    if fmt.scale == "uint8":
-        return builder.uitofp(raw, strip.floats()), None
-    if not fmt.shift:
-        return builder.sitofp(raw, strip.floats()), None
-    wide = builder.sext(raw, strip.words())
-    bits = builder.and_(wide, simd.constant(wide.type, 1))
-    return builder.sitofp(builder.ashr(wide, simd.constant(wide.type, 1)), strip.floats()), bits
+        return builder.fpext(strip.load(builder, address, simd.F16), strip.floats())
+    convert = builder.uitofp if fmt.scale == "uint8" else builder.sitofp
+    return convert(strip.load(builder, address, I8), strip.floats())
 
 
-def emit_zeros(builder: Any, fmt: IntegerFormat, weights: TileWeights, group: Any, strip: Strip = WHOLE_TILE) -> Any:
+def _emit_super_scales(builder: Any, base: Any, group: Any, strip: Strip) -> Any:
+    """Emit the super scales, or the super minimums, of a group of one block as f32 lanes."""
+    address = emit_address(builder, base, builder.udiv(group, I64(BLOCKS_PER_SUPER_SCALE)), 2 * TILE_ROWS)
+    return builder.fpext(strip.load(builder, address, simd.F16), strip.floats())
+
+
+def emit_subtrahend(
+    builder: Any, fmt: GroupedFormat, weights: TileWeights, group: Any, strip: Strip = WHOLE_TILE
+) -> Any:
+    """Emit what is subtracted from the values of a group, `-sign * minimum`, as f32 lanes."""
+    minimums = _emit_factors(builder, fmt, emit_address(builder, weights.minimums, group, scale_bytes(fmt)), strip)
+    if fmt.super_scales:
+        minimums = builder.fmul(minimums, _emit_super_scales(builder, weights.super_minimums, group, strip))
+    return builder.fneg(minimums) if fmt.minimum_sign > 0 else minimums
+
+
+def emit_zeros(builder: Any, fmt: GroupedFormat, weights: TileWeights, group: Any, strip: Strip = WHOLE_TILE) -> Any:
     """Emit the stored zero points of a group as i32 lanes.
 
     They are reduced by the level's dot offset, as the weight bytes of `emit_weight_bytes` are.
@@ -174,7 +210,7 @@ def emit_zeros(builder: Any, fmt: IntegerFormat, weights: TileWeights, group: An
     return builder.sub(zeros, simd.constant(zeros.type, dot_products.dot_offset(fmt.largest)))
 
 
-def emit_weight_bytes(builder: Any, fmt: IntegerFormat, address: Any, strip: Strip = WHOLE_TILE) -> Iterator[Any]:
+def emit_weight_bytes(builder: Any, fmt: GroupedFormat, address: Any, strip: Strip = WHOLE_TILE) -> Iterator[Any]:
     """Yield a block of codes as lines of weight bytes: the strip's rows, 4 columns each.
 
     Codes are replaced by the levels of the format, and all bytes are reduced by the SIMD level's dot offset.
@@ -228,10 +264,27 @@ def emit_accumulate(builder: Any, total: Any, dot: Any, scale: Any, x_scale: Any
     builder.store(simd.emit_pin(builder, updated), total)
 
 
-def emit_integer_tile(builder: Any, fmt: IntegerFormat, count: int, weights: TileWeights, vectors: TileVectors) -> None:
+def emit_accumulate_minimum(builder: Any, total: Any, correction: Any, subtrahend: Any, x_scale: Any) -> None:
+    """Emit `total -= subtrahend * (sum(x8) * x_scale)`.
+
+    Args:
+        builder: of the IR.
+        total: the variable of the sum.
+        correction: the token's zero correction, -128 * sum(x8), as i32 lanes.
+        subtrahend: see `emit_subtrahend`.
+        x_scale: the token's scale, as f32 lanes.
+    """
+    shift = simd.constant(correction.type, CORRECTED_ZERO.bit_length() - 1)
+    negative_sum = builder.fmul(builder.sitofp(builder.ashr(correction, shift), subtrahend.type), x_scale)
+    updated = simd.emit_fma(builder, negative_sum, subtrahend, builder.load(total))
+    builder.store(simd.emit_pin(builder, updated), total)
+
+
+def emit_integer_tile(builder: Any, fmt: GroupedFormat, count: int, weights: TileWeights, vectors: TileVectors) -> None:
     """Emit the product of a tile of an integer format with `count` vectors.
 
         out[v, row] = sum over blocks: scale * x_scale * (sum(level[code] * x8) - zero * sum(x8))
+                                       + sign * minimum * x_scale * sum(x8)
 
     The sums within a block are exact integers; only the products with the scales, and their sum, are rounded.
     """
@@ -254,7 +307,7 @@ def emit_integer_tile(builder: Any, fmt: IntegerFormat, count: int, weights: Til
 
 def _emit_block(
     builder: Any,
-    format_and_strip: tuple[IntegerFormat, Strip],
+    format_and_strip: tuple[GroupedFormat, Strip],
     weights: TileWeights,
     block: tuple[Any, Any],
     vectors: list[tuple[tuple[Any, int], Any]],
@@ -290,7 +343,15 @@ def _emit_block(
     # Loading the scales again costs less than keeping them in a register.
     scale, _ = emit_scale(builder, fmt, weights, simd.emit_pin(builder, group), strip)
     for ((x, lane), total), dot in zip(vectors, dots, strict=True):
-        emit_accumulate(builder, total, dot, scale, emit_token_factor(builder, x, lane, 0, F32, strip.lanes))
+        x_scale = emit_token_factor(builder, x, lane, 0, F32, strip.lanes)
+        emit_accumulate(builder, total, dot, scale, x_scale)
+    if fmt.minimum_sign:
+        subtrahend = emit_subtrahend(builder, fmt, weights, simd.emit_pin(builder, group), strip)
+        for (x, lane), total in vectors:
+            correction, x_scale = (
+                emit_token_factor(builder, x, lane, part, kind, strip.lanes) for part, kind in ((1, I32), (0, F32))
+            )
+            emit_accumulate_minimum(builder, total, correction, subtrahend, x_scale)
 
 
 def emit_float_tile(builder: Any, kind: int, count: int, weights: TileWeights, vectors: TileVectors) -> None:

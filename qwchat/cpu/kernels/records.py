@@ -14,13 +14,15 @@ import numpy as np
 _MATRIX_FIELDS = (
     *("kind", "rows", "tiles", "columns", "blocks_per_scale", "codes", "codes_step"),
     *("scales", "scales_step", "zeros", "zeros_step", "zero_step", "row_scales", "bias"),
+    *("minimums", "minimums_step", "super_scales", "super_scales_step", "super_minimums", "super_minimums_step"),
 )
 # A weight matrix (rows, columns) in tiles of 16 rows.
 #   kind              number of the weight format, see format_kinds.py
 #   tiles             ceil(rows / 16)
 #   blocks_per_scale  blocks of 32 columns that share a scale and a zero point
-#   codes, scales, zeros, row_scales, bias
-#                     addresses of the parts; row_scales and bias (tiles * 16) f32, 0 where the matrix has none
+#   codes, scales, zeros, row_scales, bias, minimums, super_scales, super_minimums
+#                     addresses of the parts; row_scales and bias (tiles * 16) f32; 0 for a part that the matrix lacks,
+#                     except zeros
 #   *_step            bytes from one tile to the next
 #   zero_step         bytes from one group's zero points to the next: 16, or 0 where one zero point serves all groups
 MATRIX = np.dtype([(name, np.int64) for name in _MATRIX_FIELDS])
@@ -64,7 +66,8 @@ GEMV_TOKENS = 8
 # Up to this many rows, each thread computes RMSNorm of all rows for itself: that is quicker than a barrier.
 NORM_PER_THREAD_TOKENS = 2
 PANEL_BLOCKS = 16  # blocks of 32 columns in a panel: 20 KiB for two tiles, which fits the first-level cache
-PANEL_BLOCK_BYTES = 2 * (16 * BLOCK + 64 + 64)  # codes i8, scales f32 and zero points i32 of two tiles
+PANEL_BLOCK_BYTES = 2 * (16 * BLOCK + 64 + 64)  # codes i8, scales f32, zero points i32 or minimums f32 of two tiles
+PANEL_PLAIN, PANEL_ZEROS, PANEL_MINIMUMS = range(3)  # what a panel holds besides codes and scales
 SPLIT_POSITIONS = 512  # positions that share one softmax; the results of several splits are merged
 PARTIAL_HEADER_BYTES = 64  # before the sums of a partial result: maximum f32, sum of weights f32, padding
 # Tokens of one item of attention in a long step: a multiple of ATTENTION_ROWS rows for any number of heads in a group.

@@ -1,4 +1,4 @@
-"""Kernels that work on single rows: RMSNorm, SwiGLU, quantisation of activations, embeddings, exponentials.
+"""Kernels that work on single rows: RMSNorm, SwiGLU, quantisation of activations, exponentials.
 
 `x`, `out` and the like are addresses; `columns` are multiples of 32. Each kernel has a NumPy twin in
 `qwchat.cpu.kernels.reference`.
@@ -12,9 +12,7 @@ from typing import Any
 import numpy as np
 
 from quant.native.backend import types
-from qwchat.cpu.kernels import dequantisation, simd
-from qwchat.cpu.kernels.format_kinds import BF16
-from qwchat.cpu.kernels.format_kinds import F32 as DENSE_F32
+from qwchat.cpu.kernels import simd
 from qwchat.cpu.kernels.jit import inlined, kernel
 from qwchat.cpu.kernels.records import BLOCK, PACKED_BLOCK_BYTES, TOKEN_LANES
 
@@ -155,28 +153,3 @@ def silu_multiply(gate, up, out, columns):
         value = simd.load_f32(gate + column)
         bottom = simd.add(one, exponential(simd.subtract(zero, value)))
         simd.store_f32(out + column, simd.multiply(simd.divide(value, bottom), simd.load_f32(up + column)))
-
-
-@kernel
-def embed(matrix, token, out):
-    """Dequantise row `token` of an embedding matrix.
-
-    Args:
-        matrix: a MATRIX record of any format.
-        token: the row.
-        out: (columns) f32.
-    """
-    tile, row = token // 16, token % 16
-    codes = matrix.codes + tile * matrix.codes_step
-    scales = matrix.scales + tile * matrix.scales_step
-    zeros = matrix.zeros + tile * matrix.zeros_step
-    row_scale = simd.peek_f32(matrix.row_scales + token * 4) if matrix.row_scales != 0 else _ONE
-    for column in range(matrix.columns):
-        if matrix.kind == BF16:
-            value = simd.peek_bf16(codes + (column * 16 + row) * 2)
-        elif matrix.kind == DENSE_F32:
-            value = simd.peek_f32(codes + (column * 16 + row) * 4)
-        else:
-            code = dequantisation.code(matrix, codes, row, column)
-            value = row_scale * dequantisation.block_value(matrix, scales, zeros, row, column // BLOCK, code)
-        simd.poke_f32(out + column * 4, value)

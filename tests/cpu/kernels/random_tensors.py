@@ -20,6 +20,11 @@ KINDS = [
     ("lin4", 128, True),
     ("lin8", 128, False),
     ("lin8", 64, True),
+    ("min4", 32, False),
+    ("k4", 32, False),
+    ("k8", 32, False),
+    ("iq4", 32, False),
+    ("iq4k", 32, False),
     ("bf16", 0, False),
     ("f32", 0, False),
 ]
@@ -42,6 +47,8 @@ def random_packed(
         else:
             low, high = (-128, 128) if dtype == np.dtype(np.int8) else (0, 256)
             parts[part] = rng.integers(low, high, shape).astype(dtype)
+    if name == "k8":
+        parts["codes"] &= 31
     if name == "q8":
         parts["codes"] = np.maximum(parts["codes"], 1)
     return PackedTensor(name, (rows, columns), group, parts)

@@ -7,10 +7,11 @@ import pytest
 
 from quant.formats import dequantise
 from qwchat.cpu.kernels import reference, row_kernels, simd
-from qwchat.cpu.kernels.records import TOKEN_LANES
+from qwchat.cpu.kernels.embedding_rows import embed
+from qwchat.cpu.kernels.records import PANEL_BLOCK_BYTES, PANEL_BLOCKS, TOKEN_LANES
 from qwchat.cpu.weights import Weights
 from tests.cpu.kernels.numba_cached import kernel
-from tests.cpu.kernels.random_tensors import KINDS, Folder, random_packed
+from tests.cpu.kernels.random_tensors import KINDS, Folder, aligned, random_packed
 
 
 @kernel
@@ -84,8 +85,8 @@ def test_silu_multiply() -> None:
 
 
 @kernel
-def _embed(matrices, token, out):  # type: ignore[no-untyped-def]
-    row_kernels.embed(matrices[0], token, out)
+def _embed(matrices, token, out, scratch):  # type: ignore[no-untyped-def]
+    embed(matrices[0], token, out, scratch)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
@@ -94,7 +95,7 @@ def test_embed(kind: tuple[str, int, bool]) -> None:
     expected = dequantise(packed)
     weights = Weights(Folder(w=packed))
     matrix = weights.matrix("w").reshape(1)
-    out = np.empty(256, np.float32)
+    out, scratch = np.empty(256, np.float32), aligned(PANEL_BLOCKS * PANEL_BLOCK_BYTES, 255)
     for token in (0, 15, 16, 39):
-        _embed(matrix, token, out.ctypes.data)
-        assert np.allclose(out, expected[token], rtol=1e-6)
+        _embed(matrix, token, out.ctypes.data, scratch.ctypes.data)
+        assert np.array_equal(out, expected[token])
