@@ -8,12 +8,13 @@ of 64 bytes. The file is memory-mapped, never read as a whole. manifest.json is
      "source": {"name", "fingerprint", "bytes"} and, if downloaded, {"repository", "revision", "licence"},
      "settings": {"preset", "group_size"},
      "weights": {"file": "weights.bin", "bytes"},
-     "tensors": {NAME: {"format", "shape", "group_size", "sha256", "relative_error",
+     "tensors": {NAME: {"format", "shape", "group_size", "sha256", "relative_error", ["requantised_from"],
                         "parts": {PART: {"dtype", "shape", "offset", "nbytes"}}}},
      "files": {FILE: {"bytes", "sha256"}}}
 
 The sha256 of a tensor is the SHA-256 of the concatenated SHA-256 digests of its parts, in manifest order, so that the
 parts can be hashed while they are written in parallel. relative_error is sqrt(sum of squared errors / sum of squares).
+requantised_from is the quantised type of the tensor in the source, if its codes were not kept.
 
 Model folders are untrusted: `open_model` checks every size, offset, dtype and shape against the layouts and config.json
 before any weight is used. It does not read weights.bin; `quant.verification` checks its content.
@@ -269,6 +270,7 @@ def _check_tensor(entry: JsonFields, tensor: str, expected_shape: tuple[int, ...
         raise entry.invalid(f"the shape is {list(shape)}, but config.json requires {list(expected_shape)}")
     entry.required_text("sha256")
     entry.number("relative_error", 0, 1e9)
+    entry.text("requantised_from", None)
     parts = entry.inner("parts", "")
     try:
         wanted = layout(

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,7 @@ from quant.machine import usable_processors
 from quant.policy import ConversionSpec, TensorPlan, conversion_spec, keep_home, plan_tensors
 from quant.quantisers import machine_code, quantise
 from quant.quantisers.machine_code import CompileStage, CompilingQuantiser, WaitingForCompiler
-from quant.sources import QuantisedRows, Source, check_tensors, open_source
+from quant.sources import QuantisedRows, Source, TensorInfo, check_tensors, open_source
 from quant.writer import ModelWriter, weights_size
 
 __all__ = [
@@ -182,7 +182,9 @@ def convert_source(
     if dry_run:
         return
     # The destination is checked while the lock is held, since two first runs may start at the same moment.
-    with ModelWriter(destination, [_layout_key(p) for p in plans], _manifest_header(opened, spec), files) as writer:
+    requantised = {p.name: p.requantised_from for p in plans if p.requantised_from}
+    keys, header = [_layout_key(p) for p in plans], _manifest_header(opened, spec)
+    with ModelWriter(destination, keys, header, files, requantised) as writer:
         if resume and writer.is_published():
             yield ConversionNotice(f"{destination} is already complete")
         else:
@@ -347,10 +349,14 @@ def _plan_conversion(source: Source, spec: ConversionSpec) -> list[TensorPlan]:
     tensors = source.tensors
     dtypes = {name: tensor.dtype for name, tensor in tensors.items()}
     plans = plan_tensors(source.config, spec, dtypes, {name: tensor.nbytes for name, tensor in tensors.items()})
-    return [
-        keep_home(plan, spec, stored.home, stored.group_size, stored.zeros) if stored.home else plan
-        for plan, stored in ((plan, tensors[plan.name]) for plan in plans)
-    ]
+    return [_keep_or_requantise(plan, spec, tensors[plan.name]) for plan in plans]
+
+
+def _keep_or_requantise(plan: TensorPlan, spec: ConversionSpec, stored: TensorInfo) -> TensorPlan:
+    """Return the plan of a tensor that may be quantised in the source."""
+    if stored.home:
+        plan = keep_home(plan, spec, stored.home, stored.group_size, stored.zeros)
+    return replace(plan, requantised_from=stored.dtype) if stored.quantised and not plan.kept else plan
 
 
 def _layout_key(tensor: TensorPlan) -> tuple[str, str, tuple[int, ...], int, bool]:

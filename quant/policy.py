@@ -46,7 +46,8 @@ class ConversionSpec:
 class TensorPlan:
     """Format and sizes of one tensor to convert; the sizes are in bytes.
 
-    `kept` means that the codes of the source are stored unchanged.
+    `kept` means that the codes of the source are stored unchanged. `requantised_from` is the quantised type of the
+    tensor in the source if they are not, otherwise empty.
     """
 
     name: str
@@ -57,6 +58,7 @@ class TensorPlan:
     source_bytes: int
     packed_bytes: int
     kept: bool = False
+    requantised_from: str = ""
 
     @property
     def parameters(self) -> int:

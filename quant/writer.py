@@ -58,6 +58,7 @@ class ModelWriter:
         tensors: (name, format, shape, group_size, zeros) in file order. They determine the offset of every part.
         header: entries of the manifest besides tensors and files: "producer", "source", "settings".
         files: content of the small files to copy, by name.
+        requantised: names of tensors that the source stores in a quantised type which is not kept, with that type.
 
     Attributes:
         destination: model folder to write.
@@ -72,6 +73,7 @@ class ModelWriter:
         tensors: Sequence[tuple[str, str, tuple[int, ...], int, bool]],
         header: Mapping[str, Any],
         files: Mapping[str, bytes],
+        requantised: Mapping[str, str] | None = None,
     ) -> None:
         self.destination = destination
         self._folder = StagedFolder(destination)
@@ -80,6 +82,8 @@ class ModelWriter:
         self._header = dict(header)
         self._files = dict(files)
         self._entries, self.total_bytes = _assign_offsets(tensors)
+        for name, dtype in (requantised or {}).items():
+            self._entries[name]["requantised_from"] = dtype
         self._hashers: dict[str, Any] = {}
         self._unsynced = 0
         self._weights = -1

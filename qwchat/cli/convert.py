@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from quant.units import data_size
 from quant.wording import spell_out
@@ -18,6 +19,7 @@ from qwchat.cli.error_messages import as_flag
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.json_output import json_line
 from qwchat.cli.options import ConvertOptions
+from qwchat.cli.requantised import summarise
 from qwchat.cli.streams import Streams
 from qwchat.cli.tables import Column, TableWriter
 from qwchat.errors import QwchatError
@@ -104,7 +106,17 @@ def _report(conversion: ConversionResult, destination: Path, options: ConvertOpt
             f"converted {data_size(planned.total_bytes_in)} to {data_size(planned.total_bytes_out)}, "
             f"{finished.bits_per_weight:.3f} bits per weight, in {duration(finished.seconds)}"
         )
+        for kind in summarise(_stored_tensors(finished.path).values()):
+            streams.screen.notice(f"quantised again: {kind.text}")
         streams.write(f"{finished.path}\n")
+
+
+def _stored_tensors(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the manifest's entries of the tensors of a model folder by name."""
+    from quant.container import open_model
+
+    tensors: dict[str, dict[str, Any]] = open_model(path).manifest["tensors"]
+    return tensors
 
 
 def _write_plan(tables: TableWriter, planned: ConversionPlanned, destination: Path) -> None:
@@ -123,7 +135,12 @@ def _write_plan(tables: TableWriter, planned: ConversionPlanned, destination: Pa
     shown = [
         (row[0] if number == 0 or rows[number - 1][0] != row[0] else "", *row[1:]) for number, row in enumerate(rows)
     ]
-    tables.write(tables.paragraph(total), tables.table(_PLAN_COLUMNS, shown))
+    again = Counter((plan.requantised_from, plan.format) for plan in planned.tensors if plan.requantised_from)
+    notes = [
+        f"quantised again: {count} {'tensor' if count == 1 else 'tensors'} from {source_type} to {stored}"
+        for (source_type, stored), count in again.items()
+    ]
+    tables.write(*map(tables.paragraph, [total, *notes]), tables.table(_PLAN_COLUMNS, shown))
 
 
 _Kinds = dict[str, tuple[list[str], int, float]]
@@ -171,6 +188,7 @@ def _role(plan: TensorPlan) -> str:
 
 def _as_data(conversion: ConversionResult, destination: Path) -> dict[str, object]:
     planned, finished = conversion.planned, conversion.finished
+    stored = {} if finished is None else _stored_tensors(finished.path)
     return {
         "path": str(destination.resolve()),
         "preset": planned.preset,
@@ -188,6 +206,9 @@ def _as_data(conversion: ConversionResult, destination: Path) -> dict[str, objec
                 "group_size": plan.group_size,
                 "bytes": plan.packed_bytes,
                 "bits_per_weight": plan.bits_per_weight,
+                "kept": plan.kept,
+                "requantised_from": plan.requantised_from or None,
+                "relative_error": stored[plan.name]["relative_error"] if stored else None,
             }
             for plan in planned.tensors
         ],

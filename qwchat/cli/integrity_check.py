@@ -60,7 +60,9 @@ def repair_command(folder: ModelFolder) -> str:
     settings, name = manifest["settings"], str(manifest["source"].get("name", ""))
     source = _find_checkpoint(name)
     words = ["qwchat", "convert", source or "SOURCE", str(folder.path)]
-    if settings["preset"] != DEFAULT_PRESET:
+    # The default of a quantised source is to keep its tensors.
+    requantised = any("requantised_from" in entry for entry in manifest["tensors"].values())
+    if settings["preset"] != (IMPORTED_PRESET if requantised else DEFAULT_PRESET):
         words += ["--preset", settings["preset"]]
     if settings.get("group_size") in {size for fmt in FORMATS.values() for size in fmt.group_sizes[1:]}:
         words += ["--group-size", str(settings["group_size"])]

@@ -16,6 +16,7 @@ from qwchat.cli.ensure_model import requested_model
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.json_output import json_line
 from qwchat.cli.options import ShowOptions
+from qwchat.cli.requantised import Requantised, summarise
 from qwchat.cli.streams import Streams
 from qwchat.cli.tables import Column, TableWriter
 from qwchat.models_folder import LocatedModel
@@ -41,7 +42,11 @@ _FILE_COLUMNS = (Column("file", wrap=12, style="bold"), Column("bytes", right=Tr
 
 @dataclass(frozen=True)
 class TensorDetails:
-    """Tensor as it is stored. `error` is its relative quantisation error, None in a checkpoint."""
+    """Tensor as it is stored.
+
+    `error` is its relative quantisation error, None in a checkpoint. `requantised_from` is the quantised type of the
+    tensor in the source, if its codes were not kept.
+    """
 
     name: str
     format: str
@@ -49,6 +54,7 @@ class TensorDetails:
     shape: tuple[int, ...]
     nbytes: int
     error: float | None
+    requantised_from: str | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ class ModelDetails:
     """Details of a model, a checkpoint or a GGUF file.
 
     `stored_bytes` is the size of all weights in their files, `stored` how the kernels read them, None before the
-    conversion. `device` says where a chat would run it, and why.
+    conversion. `device` says where a chat would run it, and why. `requantised` lists what a conversion did not keep.
     """
 
     located: LocatedModel
@@ -67,6 +73,7 @@ class ModelDetails:
     files: dict[str, int]
     stored: Tensors | None = None
     device: str = ""
+    requantised: tuple[Requantised, ...] = ()
 
     @property
     def parameters(self) -> int:
@@ -110,6 +117,7 @@ def _of_model(located: LocatedModel) -> ModelDetails:
             tuple(entry["shape"]),
             sum(part["nbytes"] for part in entry["parts"].values()),
             entry["relative_error"],
+            entry.get("requantised_from"),
         )
         for name, entry in entries.items()
     )
@@ -121,7 +129,9 @@ def _of_model(located: LocatedModel) -> ModelDetails:
     }
     stored = stored_tensors(folder.config, folder.tensor)
     device = preview(folder).explanation
-    return ModelDetails(located, folder.config, facts, tensors, folder.total_bytes, _files(located), stored, device)
+    files, requantised = _files(located), tuple(summarise(entries.values()))
+    size = folder.total_bytes
+    return ModelDetails(located, folder.config, facts, tensors, size, files, stored, device, requantised)
 
 
 def _of_source(located: LocatedModel) -> ModelDetails:
@@ -170,6 +180,7 @@ def _as_data(details: ModelDetails) -> dict[str, object]:
                 "shape": list(tensor.shape),
                 "bytes": tensor.nbytes,
                 "relative_error": tensor.error,
+                "requantised_from": tensor.requantised_from,
             }
             for tensor in details.tensors
         ],
@@ -190,6 +201,7 @@ def _write_tables(tables: TableWriter, details: ModelDetails) -> None:
         ("fingerprint", str(details.facts["fingerprint"])),
         ("weights", f"{details.parameters:,} in {details.stored_bytes:,} bytes"),
         ("bits per weight", f"{details.bits_per_weight:.4f}"),
+        *(("quantised again", kind.text) for kind in details.requantised),
         (
             "shape",
             f"{config.num_layers} layers, hidden {config.hidden_size}, intermediate {config.intermediate_size}, "

@@ -105,7 +105,7 @@ class FakeModel:
     def __post_init__(self) -> None:
         self.defaults = SamplingParams(temperature=self.temperature)
         self.engine = SimpleNamespace(context=self.context_size, threads=2, kv="f32")
-        manifest = {"source": {"name": "tiny"}, "settings": {"preset": "q8", "group_size": 32}}
+        manifest = {"tensors": {}, "source": {"name": "tiny"}, "settings": {"preset": "q8", "group_size": 32}}
         path = Path(f"/models/{self.name}")
         self.folder = SimpleNamespace(
             fingerprint=self.fingerprint, preset="q4", bits_per_weight=4.875, manifest=manifest, path=path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,16 @@ class MemorySource(Source):
     """Model made of arrays. It creates config and tokenizer files from values, like a single-file source."""
 
     def __init__(
-        self, config: Mapping[str, Any], contents: Mapping[str, Rows | QuantisedRows], name: str = "memory"
+        self,
+        config: Mapping[str, Any],
+        contents: Mapping[str, Rows | QuantisedRows],
+        name: str = "memory",
+        dtypes: Mapping[str, str] | None = None,
     ) -> None:
         self._config = config
         self._contents = contents
         self._name = name
+        self._dtypes = dtypes or {}
         self.reads: list[tuple[str, int, int]] = []
         self.closed = False
 
@@ -48,8 +54,9 @@ class MemorySource(Source):
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
-        """Shape and type of each array."""
-        return {name: _info(content) for name, content in self._contents.items()}
+        """Shape and type of each array; `dtypes` replaces the type of some."""
+        found = {name: _info(content) for name, content in self._contents.items()}
+        return found | {name: replace(found[name], dtype=dtype) for name, dtype in self._dtypes.items()}
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Rows | QuantisedRows:
         """Return a copy of rows of an array."""
