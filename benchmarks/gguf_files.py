@@ -64,14 +64,10 @@ def gguf_values(tensor: NDArray[np.uint16]) -> NDArray[np.uint16] | NDArray[np.f
     return (tensor.astype(np.uint32) << 16).view(np.float32)
 
 
-def write_bf16_gguf(checkpoint: Path, destination: Path) -> None:
-    """Write `checkpoint` (config.json, tokenizer.json, bf16 safetensors) as one GGUF file."""
-    import gguf
-
-    config = json.loads((checkpoint / "config.json").read_text())
+def add_metadata(writer: Any, checkpoint: Path) -> dict[str, Any]:
+    """Add sizes, tokenizer and chat template of a Qwen2 checkpoint to a `gguf.GGUFWriter`; return its config.json."""
+    config: dict[str, Any] = json.loads((checkpoint / "config.json").read_text())
     tokenizer = json.loads((checkpoint / "tokenizer.json").read_text())
-    writer = gguf.GGUFWriter(destination, "qwen2")
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_BF16)
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
@@ -88,6 +84,19 @@ def write_bf16_gguf(checkpoint: Path, destination: Path) -> None:
     writer.add_token_merges(merge_lines(tokenizer))
     writer.add_eos_token_id(config["eos_token_id"])
     writer.add_add_bos_token(False)
+    tokenizer_config = checkpoint / "tokenizer_config.json"
+    if tokenizer_config.exists() and (template := json.loads(tokenizer_config.read_text()).get("chat_template")):
+        writer.add_chat_template(template)
+    return config
+
+
+def write_bf16_gguf(checkpoint: Path, destination: Path) -> None:
+    """Write `checkpoint` (config.json, tokenizer.json, bf16 safetensors) as one GGUF file."""
+    import gguf
+
+    writer = gguf.GGUFWriter(destination, "qwen2")
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_BF16)
+    config = add_metadata(writer, checkpoint)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN2, config["num_hidden_layers"])
     tensors = list(checkpoint_tensors(checkpoint))
     for name, tensor in tensors:
