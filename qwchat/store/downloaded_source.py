@@ -6,7 +6,7 @@ during the download would gain little.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from quant.model_config import ModelConfig
@@ -91,6 +91,16 @@ class DownloadedSource(Source):
     def tensors(self) -> Mapping[str, TensorInfo]:
         """All tensors by name, in file order."""
         return self._source.tensors
+
+    @property
+    def quantised(self) -> bool:
+        """Whether any tensor is quantised."""
+        return self._source.quantised
+
+    @property
+    def notices(self) -> Sequence[str]:
+        """Texts to show to the user before the conversion."""
+        return self._source.notices
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Rows | QuantisedRows:
         """Read rows of a tensor."""

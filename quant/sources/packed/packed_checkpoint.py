@@ -95,6 +95,11 @@ class PackedCheckpoint(Source):
         return tensors
 
     @property
+    def quantised(self) -> bool:
+        """Whether any tensor is quantised: known without a look at the data, which `tensors` needs."""
+        return True
+
+    @property
     def notices(self) -> Sequence[str]:
         """Matrices without a home, one line for each reason."""
         names: dict[str, list[str]] = {}
