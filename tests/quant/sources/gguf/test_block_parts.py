@@ -15,30 +15,14 @@ from quant.formats.imported import GROUP_SIZE
 from quant.sources import QuantisedRows
 from quant.sources.gguf.block_parts import HOMES, float_rows, home_parts
 from quant.sources.gguf.block_types import BLOCK_TYPES, OTHER_TYPES, BlockType
+from tests.quant.sources.gguf.models import HALVES, TYPES, random_blocks, reference
 from tests.tiers import count
 
 Array = NDArray[Any]
-TYPES = {kind.name: kind for kind in BLOCK_TYPES.values()}
-# Byte positions of the f16 scales and minimums of a block.
-HALVES = {
-    **dict.fromkeys(("q4_0", "q5_0", "q8_0", "iq4_nl", "iq4_xs"), (0,)),
-    **dict.fromkeys(("q4_1", "q5_1", "q4_k", "q5_k"), (0, 2)),
-    "q2_k": (80, 82),
-    "q3_k": (108,),
-    "q6_k": (208,),
-}
 HALF = st.one_of(
     st.integers(0, 0xFFFF),  # every f16, including subnormal, infinite and NaN
     st.sampled_from([0x0000, 0x8000, 0x0001, 0x8001, 0x03FF, 0x83FF, 0x0400, 0x7BFF, 0xFBFF]),
 )
-
-
-def reference(kind: BlockType, blocks: Array) -> Array:
-    """Return the values according to gguf-py, (rows, K) f32."""
-    rows = blocks.reshape(blocks.shape[0], -1)
-    data = rows.view(np.float32) if kind.name == "f32" else rows
-    with np.errstate(all="ignore"):
-        return np.asarray(gguf.quants.dequantize(data, gguf.GGMLQuantizationType(kind.number)))
 
 
 def imported(kind: BlockType, blocks: Array) -> Array:
@@ -54,16 +38,6 @@ def assert_same_bits(values: Array, expected: Array) -> None:
     nan = np.isnan(expected)
     assert np.array_equal(np.isnan(values), nan)
     assert np.array_equal(values.view(np.uint32)[~nan], expected.view(np.uint32)[~nan])
-
-
-def random_blocks(kind: BlockType, rows: int, columns: int, seed: int) -> Array:
-    """Return blocks of random bits with ordinary scales."""
-    random = np.random.default_rng(seed)
-    blocks = random.integers(0, 256, (rows, columns // kind.weights, kind.block_bytes), np.uint8)
-    for position in HALVES.get(kind.name, ()):
-        scales = random.standard_normal(blocks.shape[:2]).astype("<f2")
-        blocks[..., position : position + 2] = scales.view(np.uint8).reshape(*blocks.shape[:2], 2)
-    return blocks
 
 
 @pytest.mark.parametrize("name", TYPES)
