@@ -17,6 +17,7 @@ from quant.exporters.checkpoint import plan_checkpoint
 from quant.exporters.export_events import ExportEvent, ExportFinished, ExportNotice, ExportPlanned
 from quant.exporters.export_plan import ExportPlan, ExportSpec
 from quant.exporters.export_writer import ExportWriter, is_export
+from quant.exporters.gguf_model import plan_gguf
 from quant.exporters.pack_quantized import plan_pack_quantized
 from quant.exporters.pipeline import write_files
 from quant.machine import usable_processors
@@ -25,6 +26,7 @@ from quant.sources.source import FLOAT_TYPES
 KINDS: dict[str, Callable[[ModelFolder, ExportSpec], ExportPlan]] = {
     "safetensors": plan_checkpoint,
     "compressed-tensors": plan_pack_quantized,
+    "gguf": plan_gguf,
 }
 """Function that plans an export, by kind."""
 

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.formats import IntegerFormat, PackedTensor, dequantise, find_format
+from quant.formats import GroupedFormat, PackedTensor, dequantise, find_format
+from quant.formats.integer import SUPER_GROUP
 from quant.formats.linear import LIN4, LIN8
 from quant.quantisers import quantise
 from quant.sources.source import Rows
 
 REQUANTISED_GROUP_SIZE = 32
 LEAST_LEVEL, MOST_LEVEL = -128, 127
-_SCALE_PARTS = ("row_scales", "super_scales")
 _LINEAR = {fmt.name: fmt for fmt in (LIN4, LIN8)}
 
 
@@ -81,12 +81,9 @@ def is_grid(packed: PackedTensor) -> bool:
 def has_levels(name: str) -> bool:
     """Return whether every value of a matrix in format `name` is a scale times a whole number from -128 to 127."""
     fmt = find_format(name)
-    if not isinstance(fmt, IntegerFormat) or fmt.allows_zeros:
+    if not isinstance(fmt, GroupedFormat) or fmt.allows_zeros or fmt.minimum_sign:
         return False
-    parts = fmt.layout((1, 256), fmt.group_sizes[0])
-    levels = range(fmt.largest_code + 1) if fmt.table is None else fmt.table
-    in_range = min(levels) - fmt.zero >= LEAST_LEVEL and max(levels) - fmt.zero + fmt.shift <= MOST_LEVEL
-    return in_range and set(parts) <= {"codes", "scales", *_SCALE_PARTS}
+    return min(fmt.levels) - fmt.zero >= LEAST_LEVEL and max(fmt.levels) - fmt.zero + fmt.shift <= MOST_LEVEL
 
 
 def scheme_of(packed: PackedTensor, bits: int | None) -> Scheme | None:
@@ -126,14 +123,17 @@ def to_grid(packed: PackedTensor, bits: int | None) -> Grid:
 def levels_of(packed: PackedTensor) -> tuple[NDArray[np.int16], Rows]:
     """Return whole numbers (rows, K) and scales (rows, K/G): value = scale * number. See `has_levels`."""
     fmt = find_format(packed.format)
-    assert isinstance(fmt, IntegerFormat)
-    codes, scales = fmt.codes(packed), fmt.scales(packed)
-    zeros = fmt.zeros(packed).astype(np.int16)
+    assert isinstance(fmt, GroupedFormat)
+    parts = fmt.plain_parts(packed)
+    scales, zeros = parts["scales"], fmt.zeros(packed).astype(np.int16)
     if fmt.shift:
         zeros -= np.int16(fmt.shift) * (scales & 1)
         scales = scales >> 1
     scales = scales.astype(np.float32)
+    if fmt.super_scales:
+        times = SUPER_GROUP // packed.group_size
+        scales = scales * np.repeat(parts["super_scales"].astype(np.float32), times, axis=1)
     if fmt.row_scales:
-        scales = fmt.row_scales_of(packed)[:, None] * scales
-    levels = (codes if fmt.table is None else np.array(fmt.table, np.uint8)[codes]).astype(np.int16)
+        scales = parts["row_scales"][:, None] * scales
+    levels = np.array(fmt.levels, np.int16)[parts["codes"]]
     return levels - np.repeat(zeros, packed.group_size, axis=1), scales

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from quant.exporters.export_events import ExportEvent, ExportFinished, ExportNot
 from quant.families import parse_config
 from quant.policy import conversion_spec
 from quant.sources import QuantisedRows
-from tests.quant.checkpoints import CONFIG, make_checkpoint, random_tensors
+from tests.quant.checkpoints import CONFIG, make_checkpoint, random_tensors, write_tokenizer
 from tests.quant.converting import run as convert
 from tests.quant.sources.memory import MemorySource, grouped
 
@@ -73,6 +73,14 @@ def read_safetensors(folder: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
+class TokenizerSource(MemorySource):
+    """Model made of arrays, with the tokenizer files of the folder that it is named after."""
+
+    @property
+    def files(self) -> Mapping[str, bytes]:
+        return {**super().files, **{path.name: path.read_bytes() for path in Path(self._name).iterdir()}}
+
+
 def imported_model(
     folder: Path, choose: Callable[[str, tuple[int, int]], QuantisedRows | None], **overrides: Any
 ) -> ModelFolder:
@@ -83,8 +91,9 @@ def imported_model(
     for name, tensor in random_tensors(config).items():
         rows = choose(name, tensor.shape) if tensor.ndim == 2 else None
         contents[name] = tensor if rows is None else rows
-    folder.mkdir(exist_ok=True)
-    source = MemorySource(values, contents)
+    (folder / "tokenizer").mkdir(parents=True)
+    write_tokenizer(folder / "tokenizer")
+    source = TokenizerSource(values, contents, str(folder / "tokenizer"))
     for _ in convert_source(source, folder / "model", conversion_spec(quantised=True)):
         pass
     return open_model(folder / "model")
