@@ -77,6 +77,9 @@ OTHERS = {
     "convert": (
         "path", "preset", "dry_run", "bytes_in", "bytes_out", "bits_per_weight", "seconds", "notices", "tensors",
     ),
+    "export": (
+        "path", "kind", "dry_run", "bytes_in", "bytes_out", "seconds", "notices", "files", "tensors",
+    ),
     "pull": ("context", "machine_memory", "models"),
     "estimate": ("name", "machine_memory", "machine_bandwidth", "machine_card", "estimates"),
     "perplexity": (

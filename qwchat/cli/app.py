@@ -53,6 +53,7 @@ _Commands = tuple[tuple[str, type[Any], str, str], ...]
 _COMMANDS: _Commands = (
     ("chat", options.ChatOptions, "qwchat.cli.chat", "Chat with a model (piped text becomes the first message)"),
     ("convert", options.ConvertOptions, "qwchat.cli.convert", "Quantise a Hugging Face checkpoint"),
+    ("export", options.ExportOptions, "qwchat.cli.export_model", "Export a model for vLLM, llama.cpp or transformers"),
     ("pull", options.PullOptions, "qwchat.cli.pull", "Download and convert a model, or list the catalogue"),
     ("estimate", options.EstimateOptions, "qwchat.cli.estimate", "Show the memory that a model needs"),
     ("show", options.ShowOptions, "qwchat.cli.show", "Show the formats, shapes, sizes and files of a model"),
@@ -153,10 +154,10 @@ def run_app(arguments: Sequence[str], dependencies: Dependencies | None = None) 
 def expand_arguments(words: Sequence[str]) -> list[str]:
     """Return the command-line `words` in the form that the parser understands.
 
-    The parser has no optional values, so a lone `--resume` becomes `--resume=`; the one of `convert` is a boolean and
-    stays. It also takes a negative value of `config set` for an option, so `--` is inserted.
+    The parser has no optional values, so a lone `--resume` becomes `--resume=`; those of `convert` and `export` are
+    booleans and stay. It also takes a negative value of `config set` for an option, so `--` is inserted.
     """
-    if words[:1] == ["convert"]:
+    if list(words[:1]) in (["convert"], ["export"]):
         return list(words)
     if list(words[:2]) == ["config", "set"] and "--" not in words:
         negative = [word for word in words if _NEGATIVE.match(word)]

@@ -207,6 +207,33 @@ class ConvertOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """Options of `export`."""
+
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Converted model to export", autocompletion=completion.models)
+    ]
+    destination: Annotated[Path, typer.Argument(metavar="DEST", help="Folder to create")]
+    to: Annotated[
+        Literal["compressed-tensors", "gguf", "safetensors"], typer.Option("--to", help="Format of the files")
+    ]
+    dtype: Annotated[
+        Literal["bf16", "f16", "f32"] | None, typer.Option("--dtype", help="Type of unquantised weights and of scales")
+    ] = None
+    bits: Annotated[
+        int | None, typer.Option("--bits", metavar="4|8", help="Re-quantise weights that would not keep their codes")
+    ] = None
+    shard_size: Annotated[str, typer.Option("--shard-size", metavar="SIZE", help="Most weights per file")] = "5GB"
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show types and sizes, write nothing")] = False
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted export")] = False
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an export in DEST")] = False
+    threads: Threads = None
+    json: Json = False
+    quiet: Quiet = False
+    debug: Debug = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class ShowOptions:
     """Options of `show`."""
 

@@ -115,6 +115,7 @@ def test_json_of_other_commands_has_the_keys_that_are_listed(command: str, home:
         "convert": f"{embedded_checkpoint()} --dry-run",
         "bench": "--rounds 1 --prompt-tokens 32 --new-tokens 8",
         "perplexity": f"mini {embedded_checkpoint() / 'config.json'}",
+        "export": "mini exported --to gguf --dry-run",
     }
     done = shell(f"qwchat {command} {more.get(command, '')} --json", home)
     assert done.returncode == 0, done.stderr

@@ -23,7 +23,7 @@ from qwchat.cli.exit_codes import ExitCode
 from qwchat.settings.specs import SETTING_SPECS
 
 OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z-]*(?![\w-])")
-NEWER_COMMANDS = {"qwchat estimate", "qwchat perplexity", "qwchat pull", "qwchat rm", "qwchat serve"}
+NEWER_COMMANDS = {"qwchat estimate", "qwchat export", "qwchat perplexity", "qwchat pull", "qwchat rm", "qwchat serve"}
 """Commands that mini was trained before: it names the help for them."""
 SLASH = re.compile(r"`(/[a-z-]+)")
 
