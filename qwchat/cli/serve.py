@@ -115,7 +115,7 @@ def _serve(
     url, limits, metrics = url_of(bound), ServerLimits(waiting=options.queue), Metrics()
     worker = ModelWorker(model, options.keep, limits.waiting, metrics, report)
     service = Service(model, names, worker, metrics, limits, loop_guard)
-    rules = AccessRules(bound.getsockname()[1], token, is_loopback(bound))
+    rules = AccessRules(bound.getsockname()[1], limits.head_bytes, token, is_loopback(bound))
     server = HttpServer(make_app(service, rules, streams.screen.notice), bound, worker, limits, streams.screen.notice)
     try:
         with ending_signals(server.end) as signals:

@@ -13,6 +13,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from qwchat.errors import QwchatError
 from qwchat.server.api_errors import ApiError
 from qwchat.server.chat_body import read_chat
 from qwchat.server.completion_body import read_completion, read_detokenize, read_tokenize
@@ -48,7 +49,13 @@ def make_app(service: Service, rules: AccessRules, log: Callable[[str], None]) -
         Route("/health", endpoints.health),
         Route("/metrics", endpoints.metrics),
     ]
-    handlers = {ApiError: _answer_error, HTTPException: _answer_http_error}
+    # Starlette raises what the last one answers again, so that `GuardedApp` logs it.
+    handlers = {
+        ApiError: _answer_error,
+        QwchatError: _answer_error,
+        HTTPException: _answer_http_error,
+        Exception: _answer_error,
+    }
     app = Starlette(routes=routes, exception_handlers=handlers)  # type: ignore[arg-type]  # Keys of two classes.
     app.router.redirect_slashes = False
     paths = frozenset(route.path for route in routes if "{" not in route.path)

@@ -28,16 +28,24 @@ class AccessRules:
 
     Attributes:
         port: where it listens.
+        head_bytes: limit of path and headers together.
         token: bearer token of every request; None for all programs that can connect.
         loopback: it listens on this machine only, so that requests must name this machine.
     """
 
     port: int
+    head_bytes: int
     token: str | None = None
     loopback: bool = True
 
-    def check(self, headers: Headers, path: str) -> None:
-        """Raise ApiError for a request from a web page, to another host, or without the token."""
+    def check(self, scope: Scope) -> None:
+        """Raise ApiError for a request from a web page, to another host, without the token, or with a large head."""
+        headers, path = Headers(scope=scope), scope["path"]
+        size = sum(len(name) + len(value) for name, value in headers.raw) + len(path) + len(scope["query_string"])
+        if size > self.head_bytes:
+            raise ApiError(
+                431, f"path and headers are larger than the limit of {self.head_bytes:,} bytes: shorten them"
+            )
         hosts = headers.getlist("host")
         if self.loopback and not (len(hosts) == 1 and self._is_own(hosts[0])):
             raise ApiError(403, "the Host header does not name this machine: use 127.0.0.1 or localhost")
@@ -93,7 +101,7 @@ class GuardedApp:
             try:
                 if scope.get("state", {}).get(CROWDED):
                     raise busy("too many connections are open: try again later")
-                self._rules.check(Headers(scope=scope), scope["path"])
+                self._rules.check(scope)
                 await self._app(scope, receive, record)
             except ClientDisconnect:
                 status = status or 499

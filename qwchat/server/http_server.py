@@ -19,6 +19,8 @@ from qwchat.server.protocol import protocol_factory
 from qwchat.server.server_limits import ServerLimits
 
 _BACKLOG = 128
+_SEND_BUFFER_BYTES = 128 << 10
+"""What the system holds of a reply for a slow reader: with megabytes, its limits would begin much later."""
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -27,6 +29,7 @@ def bind(host: str, port: int) -> socket.socket:
     bound = socket.socket(family, kind, protocol)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)  # Connections inherit it.
         bound.bind(address)
     except OSError:
         bound.close()

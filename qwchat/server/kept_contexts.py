@@ -12,8 +12,11 @@ if TYPE_CHECKING:
     from qwchat.api import Model
     from qwchat.generation.cached_context import CachedContext
 
-_FEW_TOKENS = 32
-"""A prompt may drop so many tokens at the end of a conversation and still be its next one."""
+_REPLY_HEADER_TOKENS = 4
+"""Tokens at the end of a prompt that begin the reply, such as `<think>`, and that the next prompt may leave out. The
+end of a message and the header of the reply have more."""
+_FEW_TOKENS = 16
+"""So many tokens are soon evaluated again."""
 
 
 @dataclass(eq=False)
@@ -24,13 +27,13 @@ class _Kept:
     prompt_tokens: int = 0
 
     def is_continued_by(self, common: int) -> bool:
-        """Return whether a prompt that shares `common` tokens belongs to this conversation.
+        """Return whether a prompt that shares `common` tokens should take this cache.
 
-        It contains nearly all of the latest prompt, or of all that is cached. The reply may differ: it is generated
-        again, or the template leaves out its thought.
+        It should if it contains the latest prompt: the reply may differ, since it is generated again or the template
+        leaves out its thought. It should as well if little is lost.
         """
-        whole = min(self.prompt_tokens, self.context.length)
-        return whole - common <= min(_FEW_TOKENS, common)
+        is_next_turn = common >= self.prompt_tokens - _REPLY_HEADER_TOKENS
+        return is_next_turn or self.context.length - common <= _FEW_TOKENS
 
 
 class KeptContexts:

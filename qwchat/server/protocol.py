@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from typing import TYPE_CHECKING, Any
 
 import h11
@@ -15,6 +17,8 @@ from qwchat.server.server_limits import ServerLimits
 if TYPE_CHECKING:
     from uvicorn.config import Config
     from uvicorn.server import ServerState
+
+_RESET_AT_ONCE = struct.pack("ii", 1, 0)  # Linger on close for 0 seconds.
 
 
 class LimitedProtocol(H11Protocol):
@@ -38,7 +42,7 @@ class LimitedProtocol(H11Protocol):
         """Accept a connection, unless there are far too many."""
         super().connection_made(transport)
         if len(self.connections) > 2 * self._limits.connections:
-            transport.abort()
+            self._drop()
             return
         self.app_state = {**self.app_state, CROWDED: len(self.connections) > self._limits.connections}
         self._await_head()
@@ -89,13 +93,21 @@ class LimitedProtocol(H11Protocol):
     def send_400_response(self, msg: str) -> None:
         """Answer something that is not HTTP, and close the connection."""
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
-            self.transport.abort()
+            self._drop()
             return
-        headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
-        body = json_bytes(bad_request("the request is not valid HTTP/1.1").body)
+        body = json_bytes(bad_request("the request is not valid HTTP/1.1, or its head is too large").body)
+        length = (b"content-length", str(len(body)).encode())
+        headers = [(b"content-type", b"application/json"), length, (b"connection", b"close")]
         for event in (h11.Response(status_code=400, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
             self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
+
+    def _drop(self) -> None:
+        """Reset the connection, so that the system keeps nothing of what its client has not read."""
+        opened = self.transport.get_extra_info("socket")
+        if opened is not None:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_ONCE)
+        self.transport.abort()
 
     def _answers_request(self) -> bool:
         cycle: RequestResponseCycle | None = self.cycle  # None before the first request.
@@ -104,12 +116,12 @@ class LimitedProtocol(H11Protocol):
     def _await_head(self) -> None:
         """Start the time for the head of a request, unless it runs already."""
         if self._head_timer is None:
-            self._head_timer = self.loop.call_later(self._limits.head_seconds, self.transport.abort)
+            self._head_timer = self.loop.call_later(self._limits.head_seconds, self._drop)
 
     def _close_later(self) -> None:
         """Drop the connection if its client does not read in time."""
         if self._stall_timer is None:
-            self._stall_timer = self.loop.call_later(self._limits.stall_seconds, self.transport.abort)
+            self._stall_timer = self.loop.call_later(self._limits.stall_seconds, self._drop)
 
     def _stop_head_timer(self) -> None:
         if self._head_timer is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -34,6 +36,8 @@ def read_token(file: Path | None, environment: Mapping[str, str]) -> str | None:
 def _read(file: Path) -> str:
     try:
         with open_private(file) as opened:
+            if os.fstat(opened.fileno()).st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+                raise NotPrivateError
             data = opened.read(_LONGEST_TOKEN + 2)
     except NotPrivateError as error:
         raise UsageError(f"the token file {file} must be a file that only you can access: chmod 600 it") from error

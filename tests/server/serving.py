@@ -78,7 +78,7 @@ def serving(model: qwchat.Model, *, keep: int = 4, token: str | None = None, **l
     chosen, metrics = ServerLimits(**limits), Metrics()
     worker = ModelWorker(model, keep, chosen.waiting, metrics, errors.append)
     service = Service(model, (NAME,), worker, metrics, chosen, loop_guard=1000)
-    app = make_app(service, AccessRules(8080, token), log.append)
+    app = make_app(service, AccessRules(8080, chosen.head_bytes, token), log.append)
     thread = threading.Thread(target=worker.run)
     thread.start()
     try:
