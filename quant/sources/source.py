@@ -157,14 +157,15 @@ class Source(Protocol):
         self.close()
 
 
-def short_name(name: str) -> str:
-    """Return a tensor name, cut at 200 characters, for messages."""
-    return name if len(name) <= 200 else name[:200] + "…"
+def short_name(name: str, length: int = 200) -> str:
+    """Return a tensor name for messages: on one line, cut at `length` characters."""
+    shown = name[:length] if name[:length].isprintable() else repr(name[:length])[1:-1]
+    return shown if len(name) <= length else shown + "…"
 
 
 def describe_tensors(names: Sequence[str]) -> str:
     """Return "tensor x" or "3 tensors (x, y, …)", for messages."""
     if len(names) == 1:
         return f"tensor {short_name(names[0])}"
-    shown = ", ".join(name[:80] for name in names[:3])
+    shown = ", ".join(short_name(name, 80) for name in names[:3])
     return f"{len(names)} tensors ({shown}{', …' if len(names) > 3 else ''})"

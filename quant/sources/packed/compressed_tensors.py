@@ -70,10 +70,11 @@ class CompressedScheme(PackedScheme):
                 "moe_sparsity_config": "sparse experts",
             },
         )
-        groups = fields.inner("config_groups")
-        if not 1 <= len(groups.values) <= _MAX_SCHEMES:
-            raise fields.invalid(f"config_groups has {len(groups.values)} groups, expected 1 to {_MAX_SCHEMES}")
-        return cls(tuple(_parse_group(groups.inner(name, short_name(name))) for name in groups.values))
+        groups = {short_name(name, 60): group for name, group in fields.mapping("config_groups").items()}
+        if not 1 <= len(groups) <= _MAX_SCHEMES:
+            raise fields.invalid(f"config_groups has {len(groups)} groups, expected 1 to {_MAX_SCHEMES}")
+        named = JsonFields(groups, f"{fields.where}: config_groups", fields.error, fields.remedy)
+        return cls(tuple(_parse_group(named.inner(name)) for name in groups))
 
     def open_matrix(self, checkpoint: HuggingFaceCheckpoint, module: str) -> CompressedMatrix:
         """Check the tensors of a module. Raises CheckpointError if they contradict each other or the settings."""

@@ -103,7 +103,7 @@ class PackedMatrix(ABC):
             return QuantisedRows(info.home, info.group_size, parts)
         values = codes.astype(np.float32)
         values -= np.float32(HOMES[self.bits].zero) if zeros is None else zeros.astype(np.float32)[:, groups]
-        with np.errstate(invalid="ignore"):  # a scale may be infinite; the caller checks the values
+        with np.errstate(invalid="ignore", over="ignore"):  # the caller checks whether the values are finite
             values *= scales.astype(np.float32)[:, groups]
         return values
 

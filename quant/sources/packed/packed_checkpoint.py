@@ -69,10 +69,12 @@ class PackedCheckpoint(Source):
 
         Raises CheckpointError if the tokenizer is missing, without which a model cannot be used.
         """
+        # Indenting nested values could make the text a thousand times as long.
         try:
-            config = json.dumps(self._unquantised_config, indent=2) + "\n"
+            lines = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in self._unquantised_config.items()]
         except RecursionError as exc:
             raise CheckpointError(f"{self._checkpoint.config_file} is nested too deeply; get the file again") from exc
+        config = "{\n" + ",\n".join(lines) + "\n}\n"
         return {**self._checkpoint.files, "config.json": config.encode()}
 
     @cached_property
