@@ -220,6 +220,19 @@ def read_private(path: Path, max_bytes: int) -> bytes | None:
     return data if len(data) <= max_bytes else None
 
 
+def read_secret(path: Path, max_bytes: int) -> bytes:
+    """Return at most `max_bytes` of a file that only this user can read. Symbolic links are not followed.
+
+    Raises:
+        NotPrivateError: the file belongs to another user, others can read or write it, or it is not a regular file.
+        OSError: the file cannot be read.
+    """
+    with open_private(path) as file:
+        if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & (stat.S_IRWXG | stat.S_IRWXO):
+            raise NotPrivateError(errno.EPERM, "others can read it", str(path))
+        return file.read(max_bytes)
+
+
 def make_private_folder(folder: Path) -> bool:
     """Create `folder` and its parents if they are missing. Return whether only this user can write to it.
 

@@ -133,6 +133,10 @@ class ServerError(QwchatError):
     """A server that cannot start."""
 
 
+class EndpointError(QwchatError):
+    """A server that replies instead of the engine does not answer, or not as it should."""
+
+
 class SnapshotError(QwchatError):
     """A saved KV cache that cannot be used or written; the tokens are evaluated again instead."""
 

@@ -24,6 +24,8 @@ class Stats:
         accepted_tokens: draft tokens that were accepted.
         unread_tokens: prompt tokens that were not evaluated because the reply was stopped during prefill.
         reasoning_tokens: tokens of the thought with its tags; for a continued reply, those of the earlier part too.
+        estimated: True if token counts are estimates, because a server did not report them.
+        unknown: names of figures in the JSON output that a server does not report.
     """
 
     prompt_tokens: int
@@ -37,6 +39,8 @@ class Stats:
     accepted_tokens: int = 0
     unread_tokens: int = 0
     reasoning_tokens: int = 0
+    estimated: bool = False
+    unknown: tuple[str, ...] = ()
 
     @property
     def evaluated_tokens(self) -> int:
@@ -102,13 +106,13 @@ class TokenLogprob:
     """A token with its text and log-probability.
 
     Attributes:
-        token_id: the token.
+        token_id: the token; None if a server does not report it.
         text: its text; U+FFFD for bytes that are not characters on their own.
         logprob: natural logarithm of its probability.
         top: the most likely tokens at this position, best first.
     """
 
-    token_id: int
+    token_id: int | None
     text: str
     logprob: float
     top: tuple[TokenLogprob, ...] = ()
@@ -120,15 +124,23 @@ class TextStep:
 
     Attributes:
         text: empty while bytes of a character or a possible stop string are held back.
-        token_id: None for text that was held back, at the end of the reply or of the thought.
+        token_id: None for text that was held back, at the end of the reply or of the thought, and for text of a server,
+            which does not report it.
         logprob: the token's log-probability, if requested.
         reasoning: True for tokens of the thought and its tags.
+        unnamed_tokens: number of tokens without a `token_id` in this step.
     """
 
     text: str
     token_id: int | None
     logprob: TokenLogprob | None = None
     reasoning: bool = False
+    unnamed_tokens: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens that this step adds to the reply."""
+        return self.unnamed_tokens + (self.token_id is not None)
 
 
 @dataclass(frozen=True)

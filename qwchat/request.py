@@ -76,6 +76,10 @@ class ReplyConstraint(Protocol):
         """Name of the option: `choices`, `regex` or `json-schema`."""
 
     @property
+    def source(self) -> str:
+        """The constraint as given; choices are separated by commas, with a backslash before a comma in one."""
+
+    @property
     def grammar(self) -> str:
         """The constraint as an llguidance grammar."""
 
@@ -97,6 +101,7 @@ class Request:
         constraint: what the reply must match; the engine gets a token mask instead.
         logprobs: number of most likely tokens to report per step, up to MAX_LOGPROBS; 0 is off.
         think_budget: close a thought after this many tokens; 0 is off. The engine gets the tokens that close it.
+        unset: names of sampling parameters that were not set, which a server chooses itself. The engine ignores it.
 
     Raises:
         UsageError: `logprobs` or `think_budget` is out of range.
@@ -111,6 +116,7 @@ class Request:
     constraint: ReplyConstraint | None = None
     logprobs: int = 0
     think_budget: int = 0
+    unset: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if self.think_budget < 0:
@@ -152,11 +158,13 @@ class Prompt:
         ids: its token ids.
         continued: number of ids at the end that belong to an unfinished reply, which is to be continued.
         reasoning: how the reply begins, before the part to be continued.
+        estimated: True if only the number of `ids` is meant, and is an estimate: a server has the tokenizer.
     """
 
     ids: Sequence[int]
     continued: int = 0
     reasoning: ReasoningStart = "none"
+    estimated: bool = False
 
     @property
     def tokens(self) -> int:
