@@ -48,12 +48,15 @@ class ModelRunner:
         engine: generates tokens.
         cached_context: the KV cache and the tokens that it holds.
         placement: where the layers run.
+        host: "", because the model runs in this process and not on a server.
 
     Raises:
         UsageError: an option is out of range.
         GpuError: the options ask for a GPU that cannot be used.
         NotEnoughMemoryError: the weights, the KV cache or the work space do not fit.
     """
+
+    host = ""
 
     def __init__(self, folder: ModelFolder, options: EngineOptions, make_driver: DriverFactory | None = None) -> None:
         self.folder, self.config = folder, folder.config

@@ -108,6 +108,14 @@ def split_reply(text: str, start: ReasoningStart = "open") -> ReplyParts:
     return ReplyParts(pushed.thought + rest.thought, pushed.answer + rest.answer)
 
 
+def written_text(thought: str, answer: str) -> str:
+    """Return a reply with the tags of its thought; an unfinished thought, without an answer, is not closed."""
+    if not thought:
+        return answer
+    opened = f"{OPENING_TAG}\n{thought}"
+    return f"{opened}\n{CLOSING_TAG}\n\n{answer}" if answer else opened
+
+
 def _tag_beginning(text: str) -> int:
     """Return the length of the longest end of `text` that is the beginning of a closing tag."""
     longest = min(len(CLOSING_TAG) - 1, len(text))

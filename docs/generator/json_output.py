@@ -62,6 +62,7 @@ KEYS = {
     "model.gpu_layers": "Number of layers on the GPU.",
     "model.preset": "Its preset.",
     "model.bits_per_weight": "Bits per weight of the whole model.",
+    "model.endpoint": "URL (a string) of the server that runs it; other figures may then be null.",
     "settings": "The sampling and reply settings in effect, by name.",
     "seed": "Seed of the reply.",
     "error": "The error message.",

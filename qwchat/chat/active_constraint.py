@@ -57,7 +57,9 @@ def unmet_constraint_message(
         "repetition": ArgumentMessage(
             "it repeated itself and was stopped; ", SuggestedArgument("loop_guard", 0), " disables the check"
         ),
-        "stop": ArgumentMessage("a stop string ended it: ", SuggestedArgument("stop")),
+        "stop": ArgumentMessage("a stop string ended it: ", SuggestedArgument("stop"))
+        if reply_settings["stop"] or not done.stats.unknown
+        else ArgumentMessage("the server does not keep to it"),
     }
     return ArgumentMessage(
         "the reply does not meet ", Argument(find_spec(name).argument), ": ", reasons[done.finish_reason]

@@ -90,7 +90,7 @@ class ActivePersona:
         self.remove()
         reply_settings = self._session.reply_settings
         for key, value in values.items():
-            if key != "system":
+            if key not in personas.SESSION_NAMES:
                 reply_settings = reply_settings.with_value(key, value, _origin(name))
         self._session.reply_settings = reply_settings
         if "system" in values:
@@ -114,7 +114,7 @@ class ActivePersona:
             self._session.system = self._base_system
         self.active = self._system = None
 
-    def switch_model(self, defaults: SamplingParams) -> None:
+    def switch_model(self, defaults: SamplingParams | None) -> None:
         """Restore the defaults of another model when the persona is removed."""
         self._base = self._base.with_model_defaults(defaults)
 

@@ -17,7 +17,14 @@ Cancel = Callable[[], bool]
 
 
 class ChatModel(Protocol):
-    """The part of `qwchat.Model` that the chat uses. The methods are documented there."""
+    """The part of `qwchat.Model` that the chat uses. The methods are documented there.
+
+    `qwchat.remote.model.RemoteModel` is the other implementation.
+    """
+
+    @property
+    def host(self) -> str:
+        """Name of the server where the model runs; "" for this process."""
 
     @property
     def context(self) -> int:
@@ -57,8 +64,8 @@ class ChatModel(Protocol):
     def reevaluated_tokens(self, prompt: Prompt) -> int:
         """Return how many tokens of `prompt` were evaluated before and have to be evaluated again."""
 
-    def encode(self, text: str) -> list[int]:
-        """Return the token ids of `text`."""
+    def encode(self, text: str) -> Sequence[int]:
+        """Return the token ids of `text`; of a model on a server only their number is meant."""
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of `token_ids`."""

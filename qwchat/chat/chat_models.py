@@ -18,25 +18,25 @@ class OpenedModel:
     Attributes:
         model: the model.
         name: its name.
-        fingerprint: fingerprint of its weights.
-        defaults: sampling parameters that it recommends.
-        bits_per_weight: mean bits per weight.
+        fingerprint: fingerprint of its weights, or what identifies it on its server.
+        defaults: sampling parameters that it recommends; None if a server has them.
+        bits_per_weight: mean bits per weight; None if a server has the weights.
     """
 
     model: ChatModel
     name: str
     fingerprint: str
-    defaults: SamplingParams
-    bits_per_weight: float
+    defaults: SamplingParams | None
+    bits_per_weight: float | None
 
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """A model on this machine.
+    """A model on this machine or on a server.
 
     Attributes:
         name: its name.
-        size: size of its weights as text.
+        size: size of its weights as text, or where it is.
         current: whether it replies now.
     """
 
@@ -49,10 +49,12 @@ class ChatModels(Protocol):
     """The models that a chat can switch to; implemented by `qwchat.cli.loaded_models.LoadedModels`."""
 
     def choices(self) -> Sequence[ModelChoice]:
-        """Return the models on this machine, by name."""
+        """Return the models of the server, if the chat has one, and those on this machine, by name."""
 
     def open(self, name: str, settings: Settings) -> OpenedModel | None:
         """Open a model beside the current one; None if it is the current one.
+
+        `name` may also be the URL of a server, with the name of a model there after a space.
 
         Raises:
             QwchatError: it cannot be opened. The current model is unchanged then.

@@ -17,6 +17,8 @@ _SCOPES: tuple[Scope, ...] = ("reply", "engine", "display")
 _COMMANDS_INSTEAD = {
     "system": "use /system TEXT to change the system prompt",
     "as": "use /as NAME to apply a persona",
+    "model": "use /model NAME to switch to another model",
+    "endpoint": "use /model URL to switch to a model on a server",
 }
 
 
@@ -29,8 +31,6 @@ class ChatSettings:
         model: the model, if engine settings can be changed.
         on_display: function that applies a display setting, by setting name.
 
-    Attributes:
-        specs: the settings that can be changed in this chat.
     """
 
     def __init__(
@@ -45,11 +45,15 @@ class ChatSettings:
         self._on_display = on_display or {}
         self._start = settings or Settings()
         self._given = dict(self._start.given)
-        self.specs: tuple[SettingSpec, ...] = tuple(spec for spec in SETTING_SPECS if self._can_change(spec))
+
+    @property
+    def specs(self) -> tuple[SettingSpec, ...]:
+        """The settings that can be changed in this chat."""
+        return tuple(spec for spec in SETTING_SPECS if self._can_change(spec))
 
     def _can_change(self, spec: SettingSpec) -> bool:
         if spec.scope == "engine":
-            return self._model is not None
+            return self._model is not None and (spec.name == "ctx" or not self._model.host)
         return spec.scope == "reply" or spec.name in self._on_display
 
     @property
@@ -64,6 +68,8 @@ class ChatSettings:
     def find(self, name: str) -> SettingSpec:
         """Return the setting called `name`. Raises UsageError unless it can be changed in a chat."""
         found = find_spec(name, scopes=(*_SCOPES, "session"))
+        if self._model is not None and self._model.host and found.scope == "engine" and found.name != "ctx":
+            raise UsageError(f"the model runs on {self._model.host}, where {found.name} cannot be changed")
         if found not in self.specs:
             by_flag = f"{found.name} cannot be changed in a chat: start qwchat with {found.flag}"
             raise UsageError(_COMMANDS_INSTEAD.get(found.name, by_flag))

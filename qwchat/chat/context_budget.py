@@ -111,9 +111,10 @@ def attachment_notices(model: ChatModel, attached: Sequence[Attachment], prompt:
     if not attached:
         return []
     counted = [(attachment, len(model.encode(attachment.block()))) for attachment in attached]
+    about = "about " if prompt.estimated else ""
     return [
         *file_lines(counted),
-        f"{files_total(counted)}; context {prompt.tokens:,}/{model.context:,} with this message",
+        f"{files_total(counted)}; context {about}{prompt.tokens:,}/{model.context:,} with this message",
     ]
 
 
@@ -122,24 +123,30 @@ class ContextMeter:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._counted: tuple[object, int] = (None, 0)
+        self._counted: tuple[object, Prompt] = (None, Prompt(()))
 
     @property
     def tokens(self) -> int:
         """Tokens of the conversation so far; 0 if it is empty."""
+        return self.prompt.tokens
+
+    @property
+    def prompt(self) -> Prompt:
+        """The prompt of the conversation so far; without tokens if it is empty."""
         session = self._session
         tree = session.tree
         options = repr(session.prompt_options(session.reply_settings))
         state = (id(tree), session.end, tree.system, tuple(tree.drops), id(session.model), options)
         if self._counted[0] != state:
             messages = session.messages
-            self._counted = state, session.render(messages).tokens if messages else 0
+            self._counted = state, session.render(messages) if messages else Prompt(())
         return self._counted[1]
 
     def __call__(self) -> str:
         """Return the text for the toolbar; empty if the prompt cannot be rendered."""
         try:
-            return f"ctx {short_count(self.tokens)}/{short_count(self._session.model.context)}"
+            about = "~" if self.prompt.estimated else ""
+            return f"ctx {about}{short_count(self.tokens)}/{short_count(self._session.model.context)}"
         except QwchatError:  # For example, the template rejects the conversation; the next message reports it.
             return ""
 
@@ -228,8 +235,9 @@ def summarise(session: Session, end: int | None, exchanges: int, cancel: Cancel 
     if prompt.tokens + limit // 2 > model.context:
         raise SummaryTooLongError(prompt.tokens, model.context, model.longest_context)
     greedy = replace(session.reply_settings.sampling, temperature=0.0)
+    unset = session.reply_settings.unset - {"temperature"}
     max_tokens = None if prompt.reasoning == "open" else limit  # A thought that cannot be turned off takes more.
-    for event in model.stream(prompt, Request(greedy, seed=0, max_tokens=max_tokens), cancel):
+    for event in model.stream(prompt, Request(greedy, seed=0, max_tokens=max_tokens, unset=unset), cancel):
         if isinstance(event, Done) and event.finish_reason != "cancelled" and event.text.strip():
             # Before the event is passed on: the caller may stop reading after it.
             session.tree.drop(ids, _SUMMARY_HEADING + event.text.strip())

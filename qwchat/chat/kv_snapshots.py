@@ -51,23 +51,24 @@ class KVSnapshots:
     """Snapshots of the sessions in which one model replies, one session after another.
 
     Args:
-        model: the model whose KV cache is saved and restored.
+        model: the model whose KV cache is saved and restored; None if a server has the cache, so that nothing is done.
         mode: `on` saves a snapshot of every session, `off` of none; `auto` if the prefill would take longer than half a
             second and than writing the file.
         limit: bytes that all snapshots may take together. The least recently used ones are removed first.
     """
 
-    def __init__(self, model: SnapshotModel, mode: SnapshotMode, limit: int) -> None:
+    def __init__(self, model: SnapshotModel | None, mode: SnapshotMode, limit: int) -> None:
         self._model, self._mode, self._limit = model, mode, limit
         self._saved_ids = b""  # Cached token ids when a session was last opened, saved or closed.
 
-    def switch_model(self, model: SnapshotModel) -> None:
+    def switch_model(self, model: SnapshotModel | None) -> None:
         """Save and restore the KV cache of another model from now on. The snapshot on the disk stays until then."""
         self._model, self._saved_ids = model, b""
 
     def restore(self, folder: Path) -> str | None:
         """Load the snapshot in the folder of a session, if it exists. Return a notice if it cannot be used."""
-        notice = None if self._mode == "off" else self._read_snapshot(folder / FILE_NAME)
+        model = None if self._mode == "off" else self._model
+        notice = None if model is None else self._read_snapshot(model, folder / FILE_NAME)
         self._saved_ids = self._ids()
         return notice
 
@@ -75,9 +76,9 @@ class KVSnapshots:
         """Mark the cache as unsaved: a new session started with turns of another one and needs its own snapshot."""
         self._saved_ids = b""
 
-    def _read_snapshot(self, path: Path) -> str | None:
+    def _read_snapshot(self, model: SnapshotModel, path: Path) -> str | None:
         try:
-            self._model.restore_cache(path)
+            model.restore_cache(path)
             os.utime(path)  # Marks it as recently used, so that older snapshots are removed first.
         except SnapshotError as error:
             return ArgumentMessage(error, ": the conversation will be evaluated again")
@@ -87,25 +88,29 @@ class KVSnapshots:
 
     def save_after_turn(self, folder: Path) -> str | None:
         """Save a snapshot after a turn if the unsaved tokens took long to evaluate. Return a notice if that failed."""
-        ids = self._ids()
+        model, ids = self._model, self._ids()
+        if model is None:
+            return None
         new = len(ids) - (len(self._saved_ids) if ids.startswith(self._saved_ids) else 0)
-        if self._mode == "off" or not ids or self._model.reevaluation_seconds * new / len(ids) < MAX_UNSAVED_SECONDS:
+        if self._mode == "off" or not ids or model.reevaluation_seconds * new / len(ids) < MAX_UNSAVED_SECONDS:
             return None
         return self.save_or_remove(folder)
 
     def save_or_remove(self, folder: Path) -> str | None:
         """Save the KV cache for this session, or remove a snapshot not worth its space. Return a notice on failure."""
-        ids = self._ids()
+        model, ids = self._model, self._ids()
+        if model is None:
+            return None
         if ids == self._saved_ids and self._mode != "off":
             return None  # The cache has not changed since.
         self._saved_ids = ids
         path = folder / FILE_NAME
         try:
-            problem = self._free_space(path) if self._is_worth_saving() else ""
+            problem = self._free_space(model, path) if self._is_worth_saving(model) else ""
             if problem is not None:
                 path.unlink(missing_ok=True)
                 return problem if self._mode == "on" else None
-            self._model.save_cache(path)
+            model.save_cache(path)
         except SnapshotError as error:
             return ArgumentMessage(error)
         except OSError as error:
@@ -113,19 +118,17 @@ class KVSnapshots:
         return None
 
     def _ids(self) -> bytes:
-        ids: bytes = self._model.cached_ids.tobytes()
+        ids: bytes = b"" if self._model is None else self._model.cached_ids.tobytes()
         return ids
 
-    def _is_worth_saving(self) -> bool:
+    def _is_worth_saving(self, model: SnapshotModel) -> bool:
         if self._mode != "auto":
             return self._mode == "on"
-        return self._model.reevaluation_seconds > max(
-            MIN_PREFILL_SECONDS, self._model.cache_bytes / _DISK_BYTES_PER_SECOND
-        )
+        return model.reevaluation_seconds > max(MIN_PREFILL_SECONDS, model.cache_bytes / _DISK_BYTES_PER_SECOND)
 
-    def _free_space(self, path: Path) -> str | None:
+    def _free_space(self, model: SnapshotModel, path: Path) -> str | None:
         """Remove snapshots of other sessions until this one fits. Return the reason if it cannot."""
-        needed = self._model.cache_bytes
+        needed = model.cache_bytes
         if needed > self._limit:
             return (
                 f"a snapshot of {binary_size(needed)} exceeds snapshot-limit: the conversation will be evaluated again"

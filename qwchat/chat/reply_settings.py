@@ -23,6 +23,7 @@ SAMPLING_FIELDS = {spec.name: spec.argument for spec in SETTING_SPECS if spec.ar
 REPLY_SPECS: tuple[SettingSpec, ...] = tuple(spec for spec in SETTING_SPECS if spec.scope == "reply")
 REPLY_SETTING_NAMES = tuple(spec.name for spec in REPLY_SPECS)
 MODEL_ORIGIN = "the model's generation_config.json"
+SERVER_DEFAULT = "the server's default"
 
 _FIELDS = {"seed": "seed", "max-tokens": "max_tokens", "stop": "stop", "speculate": "speculate"}
 _OTHERS = tuple(spec for spec in REPLY_SPECS if spec.name not in SAMPLING_FIELDS and spec.name not in _FIELDS)
@@ -33,13 +34,14 @@ class ReplySettings:
     """Settings of the next replies. `reply_settings["top-p"]` reads any reply setting by its name.
 
     Attributes:
-        sampling: how tokens are sampled.
+        sampling: how tokens are sampled; parameters that are `unset` do not count.
         seed: the seed of every reply; None draws a new one each time.
         max_tokens: length limit of a reply in tokens; None is limited by the context alone.
         stop: texts that end a reply.
         speculate: use draft tokens where that saves time.
         others: other reply settings that differ from their defaults, by name.
         origins: where a value comes from, by name; BUILT_IN for names that are missing.
+        server_decides: True if a server chooses the sampling parameters that are not set.
     """
 
     sampling: SamplingParams
@@ -49,13 +51,15 @@ class ReplySettings:
     speculate: bool = True
     others: Mapping[str, SettingValue] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
+    server_decides: bool = False
 
     @classmethod
-    def from_settings(cls, settings: Settings, defaults: SamplingParams) -> ReplySettings:
-        """Return the reply settings of `settings`, with the model's `defaults` for sampling settings not set there."""
-        reply_settings = cls(
-            defaults, origins={name: MODEL_ORIGIN for name in SAMPLING_FIELDS if _differs_from_default(defaults, name)}
-        )
+    def from_settings(cls, settings: Settings, defaults: SamplingParams | None) -> ReplySettings:
+        """Return the reply settings of `settings`, with the model's `defaults` for sampling settings not set there.
+
+        `defaults` of None: a server has them.
+        """
+        reply_settings = cls(SamplingParams()).with_model_defaults(defaults)
         for name in REPLY_SETTING_NAMES:
             if name in settings and name not in CONSTRAINT_SETTINGS:
                 reply_settings = reply_settings.with_value(name, settings[name], settings.origin(name))
@@ -64,9 +68,16 @@ class ReplySettings:
         return reply_settings
 
     @property
+    def unset(self) -> frozenset[str]:
+        """Fields of the sampling parameters that a server chooses."""
+        given = (BUILT_IN, MODEL_ORIGIN)
+        unset = (argument for name, argument in SAMPLING_FIELDS.items() if self.origin(name) in given)
+        return frozenset(unset) if self.server_decides else frozenset()
+
+    @property
     def sampled(self) -> bool:
-        """Whether tokens are sampled randomly, so that the seed matters."""
-        return self.sampling.temperature > 0
+        """Whether tokens are sampled randomly, so that the seed matters; a server may do so unless told otherwise."""
+        return self.sampling.temperature > 0 or "temperature" in self.unset
 
     @property
     def constraint(self) -> Constraint | None:
@@ -90,6 +101,7 @@ class ReplySettings:
             constraint=self.constraint,
             logprobs=logprobs,
             think_budget=self["think-budget"],
+            unset=self.unset,
         )
 
     def __getitem__(self, name: str) -> Any:
@@ -107,6 +119,8 @@ class ReplySettings:
     def display_value(self, name: str) -> str:
         """Return the value of `name` as a user would type it. Raises UsageError for an unknown name."""
         spec = find_spec(name, scopes=("reply",))
+        if spec.argument in self.unset:
+            return SERVER_DEFAULT
         value = self[spec.name]
         return spec.to_text(None if value == () else value)
 
@@ -127,14 +141,18 @@ class ReplySettings:
         others = {other: kept for other, kept in self.others.items() if other not in replaced}
         return replace(self, others=others if value == _DEFAULTS[name] else {**others, name: value}, origins=origins)
 
-    def with_model_defaults(self, defaults: SamplingParams) -> ReplySettings:
-        """Return a copy for a model with these defaults, which replace those of the model before."""
-        sampling, origins = self.sampling, dict(self.origins)
+    def with_model_defaults(self, defaults: SamplingParams | None) -> ReplySettings:
+        """Return a copy for a model with these defaults, which replace those of the model before.
+
+        `defaults` of None: a server has them.
+        """
+        sampling, origins, server_decides = self.sampling, dict(self.origins), defaults is None
+        defaults = defaults or SamplingParams()
         for name, argument in SAMPLING_FIELDS.items():
             if self.origin(name) in (BUILT_IN, MODEL_ORIGIN):
                 sampling = replace(sampling, **{argument: getattr(defaults, argument)})
                 origins[name] = MODEL_ORIGIN if _differs_from_default(defaults, name) else BUILT_IN
-        return replace(self, sampling=sampling, origins=origins)
+        return replace(self, sampling=sampling, origins=origins, server_decides=server_decides)
 
     def changed(self, name: str, text: str, defaults: ReplySettings) -> ReplySettings:
         """Return a copy with one setting changed.
@@ -153,11 +171,15 @@ class ReplySettings:
         return self.with_value(spec.name, spec.parse(text, spec.name), f"/set {spec.name}")
 
     def record(self) -> dict[str, object]:
-        """Return every value but the seed, for JSON: the fields of SamplingParams, then the other settings."""
+        """Return every value but the seed, for JSON: the fields of SamplingParams, then the other settings.
+
+        Parameters that a server chooses are None.
+        """
         others = {spec.parameter: self[spec.name] for spec in REPLY_SPECS if spec.name not in SAMPLING_FIELDS}
         del others["seed"]
         listed = {name: list(value) if isinstance(value, tuple) else value for name, value in others.items()}
-        return {**asdict(self.sampling), **listed}
+        sampling = {name: None if name in self.unset else value for name, value in asdict(self.sampling).items()}
+        return {**sampling, **listed}
 
 
 _DEFAULTS = {spec.name: spec.default for spec in _OTHERS}

@@ -60,7 +60,7 @@ def show_reply(
                     status.clear()
                     if isinstance(event, TextStep) and event.reasoning:
                         if thoughts is not None:
-                            thoughts.write(event.text, 0 if event.token_id is None else 1)
+                            thoughts.write(event.text, event.tokens)
                         continue
                     if thoughts is not None and (isinstance(event, Done) or event.text):
                         thoughts.end(stopped=isinstance(event, Done) and event.finish_reason == "cancelled")

@@ -16,7 +16,7 @@ from qwchat.conversation.tree import Node, Tree
 from qwchat.errors import UsageError
 from qwchat.events import Stats, TextEvent
 from qwchat.messages import Message
-from qwchat.reasoning import CLOSING_TAG, split_reply
+from qwchat.reasoning import CLOSING_TAG, split_reply, written_text
 from qwchat.request import Prompt, PromptOptions, random_seed
 
 Reply = Generator[TextEvent, None, None]
@@ -358,7 +358,7 @@ class Session:
         else:
             text, token_ids, stats = done.content, done.token_ids, asdict(done.stats)
         ended = done is not None and done.finish_reason != "cancelled"
-        if not ended and not (received.token_ids if continued is not None else text):
+        if not ended and not (received.tokens if continued is not None else text):
             self.stopped_stats += [] if done is None else [done.stats]
             return
         node = self.tree.add(
@@ -390,7 +390,10 @@ class Session:
             reasoning_tokens += (continued.stats or {})[REASONING_TOKENS]
         stats: dict[str, object] | None = {REASONING_TOKENS: reasoning_tokens} if reasoning_tokens else None
         if continued is not None and not self._has_valid_ids(continued):
-            return continued.content + received.text, (), stats
+            closed = f"\n{CLOSING_TAG}\n\n" if received.thought and received.answer else ""
+            return f"{continued.content}{received.thought}{closed}{received.answer}", (), stats
+        if not received.token_ids:  # From a server.
+            return written_text(received.thought, received.answer), (), stats
         before = () if continued is None else continued.token_ids or ()
         token_ids = (*before, *received.token_ids)
         text = self.model.decode(token_ids)

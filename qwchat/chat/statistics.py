@@ -27,15 +27,16 @@ def statistics_line(done: Done, *, sampled: bool, form: StatsFormat = "line", co
 
 
 def figures(done: Done) -> dict[str, object]:
-    """Return token counts, seconds and tokens per second for JSON.
+    """Return token counts, seconds and tokens per second for JSON. Figures that a server does not report are None.
 
     Of the `prompt` tokens, `cached` were in the KV cache and `read` were evaluated; if the reply was stopped, the rest
     were not. Of the `drafted` tokens, `accepted` became part of the reply. `reasoning` counts the tokens of a thought
-    and is missing if the reply has none. The time to the first token is None if the reply has no token.
+    and is missing if the reply has none. The time to the first token is None if the reply has no token. `estimated` is
+    True if a server did not report its counts.
     """
     stats = done.stats
     first = stats.time_to_first_token
-    return {
+    found: dict[str, dict[str, object]] = {
         "tokens": {
             "prompt": stats.prompt_tokens,
             "cached": stats.cached_tokens,
@@ -46,6 +47,7 @@ def figures(done: Done) -> dict[str, object]:
             "context": stats.context,
             "context_used": stats.context_used,
             **({"reasoning": stats.reasoning_tokens} if stats.reasoning_tokens else {}),
+            **({"estimated": True} if stats.estimated else {}),
         },
         "timings": {
             "time_to_first_token": None if first is None else round(first, 6),
@@ -54,6 +56,10 @@ def figures(done: Done) -> dict[str, object]:
             "prefill_tokens_per_second": round(stats.prefill_rate, 3),
             "decode_tokens_per_second": round(stats.decode_rate, 3),
         },
+    }
+    return {
+        group: {name: None if name in stats.unknown else value for name, value in values.items()}
+        for group, values in found.items()
     }
 
 
@@ -138,7 +144,7 @@ def _figures(done: Done, *, sampled: bool) -> dict[str, _Figure]:
         parts["decode"] = _Figure(f"decode {rate} tok/s", f"decode {rate}/s")
     if _drafts_helped(stats):
         parts["drafts"] = _Figure(f"{stats.accepted_tokens:,} of {stats.drafted_tokens:,} draft tokens accepted")
-    context = f"{stats.context_used:,}/{stats.context:,}"
+    context = f"{_about(stats)}{stats.context_used:,}/{stats.context:,}"
     parts["context"] = _Figure(f"context {context}", f"ctx {context}")
     if sampled:
         parts["seed"] = _Figure(f"seed {done.seed}", f"seed {done.seed}")
@@ -154,8 +160,14 @@ def _prompt_figure(stats: Stats) -> _Figure:
         text, short = f"stopped after {position:,} of {total} prompt tokens", f"stopped at {position:,}/{total}"
     else:
         noun = "token" if stats.prompt_tokens == 1 else "tokens"
-        text, short = f"{stats.prompt_tokens:,} prompt {noun}", f"{stats.evaluated_tokens:,} new"
+        about = _about(stats)
+        text, short = f"{about}{stats.prompt_tokens:,} prompt {noun}", f"{about}{stats.evaluated_tokens:,} new"
     return _Figure(text + both, short, text + new)
+
+
+def _about(stats: Stats) -> str:
+    """Return the sign before a count that is an estimate."""
+    return "~" if stats.estimated else ""
 
 
 def _drafts_helped(stats: Stats) -> bool:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
 
 from qwchat.chat.attachments import Attachment, LoadedFiles, compose_message
 from qwchat.chat.context_budget import attachment_notices, unsent_counts
@@ -17,23 +17,18 @@ from qwchat.chat.reply_stream import show_reply
 from qwchat.chat.session import Session
 from qwchat.chat.session_recorder import SessionRecorder
 from qwchat.chat.view.prefill_status import PrefillStatus
-from qwchat.cli import json_output
 from qwchat.cli.answer_output import AnswerOutput
 from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.exit_codes import ExitCode
-from qwchat.cli.integrity_check import wait_until_checked, with_repair_command
 from qwchat.cli.options import ReplyOptions
+from qwchat.cli.reply_models import ReplyModel
 from qwchat.cli.session_args import connect_snapshots, create_session, open_recorder, with_session_model
 from qwchat.cli.startup import open_model, open_streams, reply_view
 from qwchat.cli.streams import Streams, read_files, read_stdin, stdin_is_terminal
-from qwchat.errors import DamagedModelError, NonFiniteLogitsError, UsageError
+from qwchat.errors import DamagedModelError, EndpointError, NonFiniteLogitsError, UsageError
 from qwchat.events import Done
 from qwchat.limits import MAX_SEED
-from qwchat.models_folder import LocatedModel
 from qwchat.request import random_seed
-
-if TYPE_CHECKING:
-    from qwchat.api import Model
 
 
 def run(options: ReplyOptions, dependencies: Dependencies) -> int:
@@ -55,10 +50,9 @@ def run(options: ReplyOptions, dependencies: Dependencies) -> int:
     if recorder is None:
         return ExitCode.OK
     options = with_session_model(recorder, options, streams.screen)
-    located, model = open_model(options, dependencies, streams)
-    with model:
+    with closing(open_model(options, dependencies, streams)) as model:
         try:
-            return _answer(options, prompt, located, model, streams, recorder)
+            return _answer(options, prompt, model, streams, recorder)
         finally:
             recorder.close()
 
@@ -110,15 +104,13 @@ def question(options: ReplyOptions, *, piped: bool = True) -> Question:
 def _answer(
     options: ReplyOptions,
     prompt: Question,
-    located: LocatedModel,
-    model: Model,
+    model: ReplyModel,
     streams: Streams,
     recorder: SessionRecorder,
 ) -> int:
-    reply_settings = ReplySettings.from_settings(options.settings, model.defaults)
+    reply_settings = ReplySettings.from_settings(options.settings, model.opened.defaults)
     first_seed = random_seed() if reply_settings.seed is None else reply_settings.seed
-    model_info = json_output.ModelInfo.of(located, model)
-    output = AnswerOutput(options, streams, model_info, partial(reply_view, options, streams))
+    output = AnswerOutput(options, streams, model.info, partial(reply_view, options, streams))
     status = PrefillStatus(streams.screen.stream, streams.screen.styling, enabled=streams.rewritable)
     connect_snapshots(recorder, options, model, streams.screen)
     greedy = "--temp 0" if not reply_settings.sampled else "--top-k 1" if reply_settings["top-k"] == 1 else None
@@ -128,7 +120,7 @@ def _answer(
         if number:
             recorder.start()
         seeded = replace(reply_settings, seed=(first_seed + number) % (MAX_SEED + 1))
-        session = create_session(recorder, options, seeded, located, model, streams.screen)
+        session = create_session(recorder, options, seeded, model, streams.screen)
         session.logprobs = options.logprobs or 0
         if number == 0:
             for notice in prompt.files.notices:
@@ -137,12 +129,12 @@ def _answer(
         overflow = OverflowHandler(session, streams.screen, None, output.context_reduced)
         # Echoed keys would shift rows that are redrawn.
         try:
-            with hold_keys(streams.out, by_line=True, on_resume=output.detach), with_repair_command(model.folder):
+            with hold_keys(streams.out, by_line=True, on_resume=output.detach), model.with_repair_command():
                 attached = () if number else prompt.files.attachments
                 done = _reply(session, prompt.message, attached, overflow, output, status, streams)
                 if done.finish_reason != "cancelled":
-                    wait_until_checked(model, streams)
-        except (DamagedModelError, NonFiniteLogitsError) as error:
+                    model.wait_until_checked(streams)
+        except (DamagedModelError, NonFiniteLogitsError, EndpointError) as error:
             recorder.flush()
             output.fail_answer(error, session.reply_settings)
             raise

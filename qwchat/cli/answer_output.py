@@ -15,7 +15,7 @@ from qwchat.cli.extract import extract
 from qwchat.cli.options import ReplyOptions
 from qwchat.cli.startup import thought_view
 from qwchat.cli.streams import Streams
-from qwchat.errors import ModelError
+from qwchat.errors import QwchatError
 from qwchat.events import Done, TextEvent, TextStep
 
 
@@ -90,7 +90,7 @@ class AnswerOutput:
             self._events.done(answer)
         self._print_remarks(done, reply_settings, [error for error in errors if error is not None])
 
-    def fail_answer(self, error: ModelError, reply_settings: ReplySettings) -> None:
+    def fail_answer(self, error: QwchatError, reply_settings: ReplySettings) -> None:
         """Report in JSON that `error` ended a reply, with the text so far. The caller prints the error."""
         answer = json_output.error_fields(error, int(exit_code_of(error)), self._text, self._model_info, reply_settings)
         if self._events is not None:

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 from qwchat.chat.active_persona import ActivePersona
+from qwchat.chat.chat_models import OpenedModel
 from qwchat.chat.chat_settings import ChatSettings
 from qwchat.chat.commands import CommandContext, suggestions
 from qwchat.chat.context_budget import ContextMeter
@@ -28,9 +29,9 @@ from qwchat.chat.view.reply import ReplyView
 from qwchat.chat.view.thoughts import ThoughtMode, ThoughtSwitch, ThoughtView
 from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.exit_codes import ExitCode, exit_code_of
-from qwchat.cli.integrity_check import wait_until_checked, with_repair_command
 from qwchat.cli.loaded_models import LoadedModels
 from qwchat.cli.options import ChatOptions, ReplyOptions
+from qwchat.cli.reply_models import ReplyModel
 from qwchat.cli.session_args import (
     connect_snapshots,
     continued_reply_settings,
@@ -45,9 +46,6 @@ from qwchat.cli.session_args import (
 from qwchat.cli.startup import open_model, open_streams, rendering_of, reply_view, thought_view
 from qwchat.cli.streams import Streams, controlling_terminal, read_files, read_stdin, stdin_is_terminal
 from qwchat.errors import DamagedModelError, UsageError
-
-if TYPE_CHECKING:
-    from qwchat.api import Model
 
 
 @dataclass(frozen=True)
@@ -103,16 +101,16 @@ def converse(options: ReplyOptions, dependencies: Dependencies) -> int:
             stack.enter_context(
                 hold_keys(input_source.terminal, by_line=False, on_resume=lambda: _detach(view, thoughts))
             )
-        located, model = open_model(options, dependencies, streams)
-        models = stack.enter_context(closing(LoadedModels(located, model, dependencies, streams)))
+        model = open_model(options, dependencies, streams)
+        models = stack.enter_context(closing(LoadedModels(model, dependencies, streams)))
         stack.callback(recorder.close)  # Before the model is closed.
-        reply_settings = ReplySettings.from_settings(options.settings, model.defaults)
+        reply_settings = ReplySettings.from_settings(options.settings, model.opened.defaults)
         models.snapshots = connect_snapshots(recorder, options, model, streams.screen)
-        session = create_session(recorder, options, reply_settings, located, model, streams.screen)
+        session = create_session(recorder, options, reply_settings, model, streams.screen)
         session.reply_settings = continued_reply_settings(recorder, options, reply_settings, streams.screen)
         context = CommandContext(
             session,
-            located.name,
+            model.opened.name,
             view,
             attached=list(files.attachments),
             recorder=recorder,
@@ -127,8 +125,8 @@ def converse(options: ReplyOptions, dependencies: Dependencies) -> int:
             interactive=input_source.terminal is not None,
             thoughts=thoughts,
         )
-        _connect_settings(chat, options, model, streams, thoughts)
-        streams.screen.notice(_opening_line(located.name, model))
+        _connect_settings(chat, options, model.opened, streams, thoughts)
+        streams.screen.notice(f"{model.description}; /help for help, Ctrl-D to leave")
         if (project := options.settings.project) is not None:
             streams.screen.notice(f"using settings from {project}; /set shows them")
         show_last_exchange(recorder, view, streams.screen, watched=streams.out_styling.terminal)
@@ -143,24 +141,14 @@ def converse(options: ReplyOptions, dependencies: Dependencies) -> int:
         return _exit_code_of_chat(chat, models.model, streams)
 
 
-def _opening_line(name: str, model: Model) -> str:
-    """Return what is open: the model, its context window, and the GPU if it uses one."""
-    placement = model.placement
-    device = f" on {placement.description}" if placement.gpu is not None else ""
-    return (
-        f"{name} at {model.folder.bits_per_weight:.2f} bits per weight{device}, "
-        f"context {model.context:,} tokens; /help for help, Ctrl-D to leave"
-    )
-
-
-def _exit_code_of_chat(chat: Chat, model: Model, streams: Streams) -> int:
+def _exit_code_of_chat(chat: Chat, model: ReplyModel, streams: Streams) -> int:
     """Return the exit code after a chat. Raises DamagedModelError if a file of the model is damaged."""
-    with with_repair_command(model.folder):
+    with model.with_repair_command():
         if isinstance(chat.failure, DamagedModelError):
             raise chat.failure
         if not chat.interactive:  # A user who leaves does not wait for the check.
-            wait_until_checked(model, streams)
-        model.integrity.raise_if_damaged()
+            model.wait_until_checked(streams)
+        model.raise_if_damaged()
     return ExitCode.OK if chat.failure is None else exit_code_of(chat.failure)
 
 
@@ -170,7 +158,9 @@ def _detach(view: ReplyView, thoughts: ThoughtView) -> None:
     thoughts.detach()
 
 
-def _connect_settings(chat: Chat, options: ReplyOptions, model: Model, streams: Streams, thoughts: ThoughtView) -> None:
+def _connect_settings(
+    chat: Chat, options: ReplyOptions, opened: OpenedModel, streams: Streams, thoughts: ThoughtView
+) -> None:
     """Connect the settings and the persona of the chat with the objects that apply their changes."""
     context = chat.context
 
@@ -187,10 +177,10 @@ def _connect_settings(chat: Chat, options: ReplyOptions, model: Model, streams: 
     }
     for name in ("bell", "editing-mode"):
         look[name](options.settings[name])
-    context.settings = ChatSettings(context.session, options.settings, model, look)
+    context.settings = ChatSettings(context.session, options.settings, opened.model, look)
     settings_without_persona = options.without_persona
     reply_settings_without_persona, settings = (
-        ReplySettings.from_settings(settings_without_persona, model.defaults),
+        ReplySettings.from_settings(settings_without_persona, opened.defaults),
         options.settings,
     )
     persona_prompt = settings["system"] if settings.origin("system").startswith("persona ") else None

@@ -20,15 +20,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """The model of a reply: name, folder, short fingerprint of its weights, format, device."""
+    """The model of a reply: name, folder, short fingerprint of its weights, format, device.
+
+    `endpoint` is the URL of the server where it runs, or None; of a model on a server, only the name is known.
+    """
 
     name: str
-    path: str
-    fingerprint: str
-    preset: str
-    bits_per_weight: float
-    device: str
-    gpu_layers: int
+    path: str | None = None
+    fingerprint: str | None = None
+    preset: str | None = None
+    bits_per_weight: float | None = None
+    device: str | None = None
+    gpu_layers: int | None = None
+    endpoint: str | None = None
 
     @classmethod
     def of(cls, located: LocatedModel, model: Model) -> ModelInfo:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 from qwchat import models_folder
 from qwchat.chat import continued_settings
@@ -20,14 +20,12 @@ from qwchat.chat.session_recorder import ChooseSession, SessionRecorder
 from qwchat.chat.view.reply import ReplyView
 from qwchat.chat.view.screen import Screen
 from qwchat.chat.view.table import format_table
+from qwchat.cli.open_endpoint import configured_endpoint
 from qwchat.cli.options import Flags, ReplyOptions
+from qwchat.cli.reply_models import ReplyModel
 from qwchat.conversation.session_store import SessionEntry, SessionStore, check_name, no_session_error
 from qwchat.errors import SessionError, UsageError
 from qwchat.markdown.styles import Styling
-from qwchat.models_folder import LocatedModel
-
-if TYPE_CHECKING:
-    from qwchat.api import Model
 
 _SINGLE_REPLY_SETTINGS = ("choices", "regex", "json-schema")
 _MAX_LISTED = 12  # sessions, which fit on any screen
@@ -73,25 +71,33 @@ def open_recorder(
 def with_session_model(recorder: SessionRecorder, options: ReplyOptions, screen: Screen) -> ReplyOptions:
     """Return `options` with the model of the session, unless the command line names a model."""
     name = recorder.last_model
-    if not name or "model" in options.flags:
+    if not name or "model" in options.flags or "endpoint" in options.flags:
         return options
     try:
         # Only names of local models are accepted, so that a session file cannot name a path.
         is_available = name in [model.name for model in models_folder.available()]
     except OSError:
         is_available = False
-    if not is_available:
+    if is_available:
+        here = {"endpoint": "none"} if options.settings["endpoint"] is not None else {}
+        return replace(options, flags=Flags(options.flags, model=name, **here))
+    model, at, host = name.rpartition(" at ")
+    if not at:
         screen.notice(f"the session used the model {name}, which is not available here (see qwchat list)")
         return options
-    return replace(options, flags=Flags(options.flags, model=name))
+    # A session file names a server, but only the settings say which one to ask.
+    configured = configured_endpoint(options.settings)
+    if configured is None or configured.name != host:
+        screen.notice(f"the session used {model} on the server {host}: --endpoint URL continues there")
+        return options
+    return replace(options, flags=Flags(options.flags, model=model, endpoint=configured.url))
 
 
 def create_session(
     recorder: SessionRecorder,
     options: ReplyOptions,
     reply_settings: ReplySettings,
-    located: LocatedModel,
-    model: Model,
+    model: ReplyModel,
     screen: Screen,
 ) -> Session:
     """Return the conversation of `recorder`, with `model` to reply.
@@ -100,14 +106,20 @@ def create_session(
     """
     settings = options.settings
     given = "system" in options.flags or ("as" in options.flags and settings.origin("system").startswith("persona "))
-    fingerprint = model.folder.fingerprint
-    notice = recorder.set_model(located.name, fingerprint)
+    opened = model.opened
+    notice = recorder.set_model(opened.name, opened.fingerprint)
     if notice is not None:
         screen.notice(notice)
-    session = Session(model, reply_settings, tree=recorder.tree, fingerprint=fingerprint, model_name=located.name)
+    session = Session(
+        opened.model,
+        reply_settings,
+        tree=recorder.tree,
+        fingerprint=opened.fingerprint,
+        model_name=opened.name,
+    )
     session.thinking = settings["think"] != "off"
     if "think-budget" in options.flags and reply_settings["think-budget"] and not model.thinks:
-        screen.notice(f"{located.name} does not think, so --think-budget has no effect")
+        screen.notice(f"{opened.name} does not think, so --think-budget has no effect")
     if not recorder.tree.nodes or given:
         session.system = settings["system"]
     if (left_out := unsent_notice(session)) is not None:
@@ -115,10 +127,12 @@ def create_session(
     return session
 
 
-def connect_snapshots(recorder: SessionRecorder, options: ReplyOptions, model: Model, screen: Screen) -> KVSnapshots:
+def connect_snapshots(
+    recorder: SessionRecorder, options: ReplyOptions, model: ReplyModel, screen: Screen
+) -> KVSnapshots:
     """Restore the saved KV cache of a session when it is opened, and save it again when it is left."""
     settings = options.settings
-    snapshots = KVSnapshots(model, settings["snapshot"], settings["snapshot-limit"] << 20)
+    snapshots = KVSnapshots(model.snapshot_model, settings["snapshot"], settings["snapshot-limit"] << 20)
 
     def notify(act: Callable[[Path], str | None], folder: Path) -> None:
         if notice := act(folder):

@@ -11,6 +11,7 @@ from qwchat.chat.view.thoughts import ThoughtView
 from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.ensure_model import ensure_model
 from qwchat.cli.options import ReplyOptions
+from qwchat.cli.reply_models import LocalReplyModel, ReplyModel
 from qwchat.cli.streams import Streams
 from qwchat.cli.upload_status import UploadStatus
 from qwchat.errors import NotEnoughMemoryError
@@ -21,11 +22,15 @@ if TYPE_CHECKING:
     from qwchat.api import Model
 
 
-def open_model(options: ReplyOptions, dependencies: Dependencies, streams: Streams) -> tuple[LocatedModel, Model]:
-    """Find the model, convert it if it is a checkpoint, and load it."""
+def open_model(options: ReplyOptions, dependencies: Dependencies, streams: Streams) -> ReplyModel:
+    """Open the model on the endpoint; without one, find the model, convert it if it is a checkpoint, and load it."""
     settings = options.settings
+    if settings["endpoint"] is not None:
+        from qwchat.cli.open_endpoint import open_configured
+
+        return open_configured(settings, streams)
     located = ensure_model(settings["model"], dependencies, streams, settings["threads"])
-    return located, load_located(located, settings, dependencies, streams)
+    return LocalReplyModel(located, load_located(located, settings, dependencies, streams))
 
 
 def load_located(located: LocatedModel, settings: Settings, dependencies: Dependencies, streams: Streams) -> Model:

@@ -55,6 +55,7 @@ class EndpointClient:
         first_wait: seconds before the first new try, if a busy server does not say how long to wait; then twice as many
             each time.
         left_out: fields of a request that the server does not know.
+        listed: the models that the server listed when it was asked last.
     """
 
     endpoint: Endpoint
@@ -63,6 +64,7 @@ class EndpointClient:
     notify: Callable[[str], None] = lambda text: None
     first_wait: float = 1.0
     left_out: dict[str, str | None] = field(default_factory=dict)
+    listed: list[ServerModel] = field(default_factory=list)
     _counts_tokens: bool = True
 
     def models(self, cancel: Cancel | None = None) -> list[ServerModel] | None:
@@ -78,7 +80,8 @@ class EndpointClient:
             raise EndpointError(
                 f"{self.endpoint.url}/models is not a list of models: is this an OpenAI-compatible server?"
             )
-        return [model for entry in entries[:_MAX_MODELS] if (model := _server_model(entry)) is not None]
+        self.listed = [model for entry in entries[:_MAX_MODELS] if (model := _server_model(entry)) is not None]
+        return self.listed
 
     def count_tokens(self, text: str, model: str) -> int | None:
         """Return the number of tokens of `text`, or None if the server does not say."""

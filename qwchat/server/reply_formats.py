@@ -132,6 +132,7 @@ class ChatFormat:
         return {"content": entries, "refusal": None}
 
     def _logprob(self, logprob: TokenLogprob) -> dict[str, Any]:
+        assert logprob.token_id is not None, "the engine names each token"
         return {
             "token": logprob.text,
             "logprob": logprob.logprob,

@@ -8,6 +8,7 @@ from typing import ClassVar
 from urllib.parse import SplitResult, urlsplit
 
 from qwchat.errors import UsageError
+from qwchat.settings.value_types import SettingValue
 
 KEY_VARIABLE = "QWCHAT_ENDPOINT_KEY"
 _MAX_URL_LENGTH = 2000
@@ -130,10 +131,10 @@ class EndpointUrl:
             raise UsageError(f"{where} must be {self.accepts}, not {type(value).__name__}")
         return self.parse(value, where)
 
-    def to_text(self, value: object) -> str:
+    def to_text(self, value: SettingValue) -> str:
         """Format `value` for the user."""
         return str(value)
 
-    def to_toml(self, value: str) -> str:
+    def to_toml(self, value: SettingValue) -> SettingValue:
         """Format `value` for a TOML file."""
         return value

@@ -23,7 +23,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _MAX_NAME_LENGTH = 200  # leaves space for the file extension
 _MAX_SHOWN = 60
 _VARIABLE = re.compile(r"\{\{|\}\}|\{([A-Za-z_][A-Za-z0-9_-]*)\}")
-_ALLOWED_SPECS = {spec.name: spec for spec in SETTING_SPECS if spec.scope == "reply" or spec.name == "system"}
+SESSION_NAMES = ("system", "endpoint", "model")  # A persona may set these, besides the settings of a reply.
+_ALLOWED_SPECS = {spec.name: spec for spec in SETTING_SPECS if spec.scope == "reply" or spec.name in SESSION_NAMES}
 
 
 class MissingVariablesError(UsageError):

@@ -95,8 +95,10 @@ def resolve(
             given.setdefault(name, found)
         if names_persona and given["as"].value is not None:
             persona = personas.read(str(given["as"].value), environment)
+            by_project = given["as"].origin == str(project.path)
             for name, value in persona.fill_variables(variables or {}).items():
-                given.setdefault(name, SourcedValue(value, f"persona {persona.name}"))
+                if not by_project or find_spec(name).project_may_set:
+                    given.setdefault(name, SourcedValue(value, f"persona {persona.name}"))
     if variables and ("as" not in given or given["as"].value is None):
         raise UsageError(
             ArgumentMessage(

@@ -23,6 +23,7 @@ from qwchat.limits import (
     MAX_THREADS,
 )
 from qwchat.settings.constraint_types import ChoiceList, JsonSchema, Regex
+from qwchat.settings.endpoint import EndpointUrl
 from qwchat.settings.template_variables import TemplateVariables
 from qwchat.settings.value_types import (
     Boolean,
@@ -126,6 +127,30 @@ SETTING_SPECS: tuple[SettingSpec, ...] = (
         "Model to use: a name, a folder or a GGUF file",
         "mini",
         short_flag="-m",
+        project_may_set=False,
+    ),
+    SettingSpec(
+        "endpoint",
+        EndpointUrl(),
+        "session",
+        "Server that runs the model, by OpenAI's protocol (none: off)",
+        none_word="none",
+        project_may_set=False,
+    ),
+    SettingSpec(
+        "endpoint-timeout",
+        Integer(1),
+        "session",
+        "Give up after N seconds without data from the endpoint",
+        300,
+        project_may_set=False,
+    ),
+    SettingSpec(
+        "endpoint-key-file",
+        Text("PATH"),
+        "session",
+        "File with the endpoint's key, readable by you alone",
+        none_word="default",
         project_may_set=False,
     ),
     SettingSpec("system", Text(), "session", "System prompt", none_word="none", short_flag="-s"),

@@ -116,6 +116,10 @@ class FakeModel:
         self.cache_bytes = 1000
         self._begun = 0
 
+    @property
+    def host(self) -> str:
+        return ""
+
     def __enter__(self) -> FakeModel:
         return self
 
@@ -180,7 +184,13 @@ class FakeModel:
         options = options or PromptOptions()
         start = self.reasoning if options.thinking or self.reasoning == "open" else "none"
         sent = list(messages) if continuing or options.keep_thoughts else [*map(_without_thought, messages)]
-        return FakePrompt(range(self.count(sent)), 0, start, tuple(messages), continuing, options.keep_thoughts)
+        return FakePrompt(
+            range(self.count(sent)),
+            reasoning=start,
+            messages=tuple(messages),
+            continuing=continuing,
+            keep_thoughts=options.keep_thoughts,
+        )
 
     def count(self, messages: Sequence[Message]) -> int:
         return sum(len(_words(message["content"])) + 1 for message in messages)

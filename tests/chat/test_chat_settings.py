@@ -146,7 +146,7 @@ def test_display_settings_take_effect_at_once() -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("/set model x", "model cannot be changed in a chat: start qwchat with --model"),
+        ("/set model x", "use /model NAME to switch to another model"),
         ("/set system x", "use /system TEXT to change the system prompt"),
         ("/set as", "use /as NAME to apply a persona"),
         ("/set color never", "color cannot be changed in a chat: start qwchat with --color"),

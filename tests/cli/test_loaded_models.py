@@ -12,6 +12,7 @@ from quant.errors import ContainerError
 from qwchat import models_folder
 from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.loaded_models import LoadedModels
+from qwchat.cli.reply_models import LocalReplyModel
 from qwchat.cli.streams import Streams
 from qwchat.errors import ModelError, NotEnoughMemoryError, QwchatError, UsageError
 from qwchat.settings.resolve import Settings
@@ -47,7 +48,7 @@ def models(loader: Loader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> L
         (tmp_path / name / "manifest.json").write_text("{}")
     located = models_folder.locate("one")
     dependencies = Dependencies(load=loader, compiled=lambda: True)
-    return LoadedModels(located, loader(located.path), dependencies, Streams(quiet=True))  # type: ignore[arg-type]
+    return LoadedModels(LocalReplyModel(located, loader(located.path)), dependencies, Streams(quiet=True))  # type: ignore[arg-type]
 
 
 def test_the_next_model_replaces_the_first_only_when_it_is_kept(models: LoadedModels, loader: Loader) -> None:
@@ -88,7 +89,7 @@ def test_a_failure_leaves_the_first_model(
         models.open("two", Settings())
     assert signal.getsignal(signal.SIGINT) is before
     assert not loader.opened[0].closed
-    assert models.model is loader.opened[0]
+    assert models.model.opened.model is loader.opened[0]
 
 
 def test_names_that_lead_nowhere(models: LoadedModels) -> None:
@@ -107,7 +108,7 @@ def test_a_current_model_elsewhere_is_listed_by_its_path(loader: Loader, models:
     (elsewhere / "manifest.json").write_text("{}")
     located = models_folder.locate(str(elsewhere))
     dependencies = Dependencies(load=loader, compiled=lambda: True)
-    here = LoadedModels(located, loader(located.path), dependencies, Streams(quiet=True))  # type: ignore[arg-type]
+    here = LoadedModels(LocalReplyModel(located, loader(located.path)), dependencies, Streams(quiet=True))  # type: ignore[arg-type]
     assert [(choice.name, choice.current) for choice in here.choices()] == [
         (str(elsewhere), True),
         ("mini", False),

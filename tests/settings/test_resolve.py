@@ -126,7 +126,7 @@ def test_a_boolean_flag_is_named_as_given(tmp_path: Path) -> None:
         ('system = """\ntop-k = -1\n"""\n# a remark\ntop-k = -1\n', ":5: top-k must be at least 0, not -1"),
         ("stop = [\n  'a',\n  '',\n]\n", ":1: stop must be a non-empty string or a list of them"),
         ("kv = 'q8'\ntemp = 9\n", ":2: temp must be from 0 to 5, not 9"),
-        ("[zzzz]\ntemp = 1\n", ":1: there is no setting 'zzzz': choose from model, system, "),
+        ("[zzzz]\ntemp = 1\n", ":1: there is no setting 'zzzz': choose from model, endpoint, "),
         ("temp = 1\ntemp 2\n", ":2: expected '=' after a key in a key/value pair"),
         ("temp = 1\ntemp = 2\n", ":2: cannot overwrite a value"),
         ("a = " + "[" * 10_000, ""),

@@ -43,8 +43,9 @@ def _complete_file(context: CommandContext, typed: str) -> Iterable[Suggestion]:
 def _context(context: CommandContext, argument: str) -> Outcome:
     session = context.session
     model = session.model
-    used = context_budget.ContextMeter(session).tokens
-    rows = [(f"{used:,}", f"of {model.context:,} tokens used")]
+    used = context_budget.ContextMeter(session).prompt
+    estimated = f" (estimate: the tokenizer is on {model.host})" if used.estimated else ""
+    rows = [(f"{used.tokens:,}", f"of {model.context:,} tokens used{estimated}")]
     if session.system is not None:
         rows.append((f"{len(model.encode(session.system)):,}", "system prompt"))
     rows += [

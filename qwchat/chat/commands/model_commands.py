@@ -32,8 +32,8 @@ def _model(context: CommandContext, argument: str) -> Outcome:
     context.persona.switch_model(opened.defaults)
     context.recorder.set_model(opened.name, opened.fingerprint)
     context.model_name = opened.name
-    facts = f"{opened.bits_per_weight:.2f} bits per weight, context {opened.model.context:,} tokens"
-    text = f"switched to {opened.name} at {facts}{_cost(context, opened)}"
+    bits = "" if opened.bits_per_weight is None else f" at {opened.bits_per_weight:.2f} bits per weight"
+    text = f"switched to {opened.name}{bits}, context {opened.model.context:,} tokens{_cost(context, opened)}"
     return Show(text, hint=_changed_defaults(before, context.session.reply_settings))
 
 
@@ -47,7 +47,7 @@ def _models(context: CommandContext) -> ChatModels:
 def _cost(context: CommandContext, opened: OpenedModel) -> str:
     """Return what the new model has to evaluate, as the end of a sentence."""
     session = context.session
-    if not session.turns:
+    if not session.turns or opened.model.host:
         return ""
     prompt = session.render(session.messages)
     return evaluation_note(prompt.tokens, prompt.tokens - opened.model.cached(prompt), opened.model.context)
@@ -74,11 +74,12 @@ def _complete_model(context: CommandContext, typed: str) -> Iterable[Suggestion]
 COMMANDS: tuple[ChatCommand, ...] = (
     ChatCommand(
         "model",
-        "[NAME]",
+        "[NAME|URL]",
         "list the models, or switch to another one",
         _model,
         details="The new model evaluates the conversation again, with its own defaults for settings that you have not\n"
-        "changed. If it cannot be opened, the chat continues with the current one.",
+        "changed. If it cannot be opened, the chat continues with the current one. A URL such as\n"
+        "http://localhost:8000 is that of a server; the name of a model there may follow after a space.",
         complete=_complete_model,
     ),
 )

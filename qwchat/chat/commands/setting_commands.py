@@ -73,8 +73,10 @@ def _as(context: CommandContext, argument: str) -> Outcome:
         persona.remove()
         return Show(f"removed the persona{_prefill_note(context, before)}")
     values = persona.apply(name, variables)
+    place = " ".join(str(values.pop(key)) for key in ("endpoint", "model") if values.get(key) is not None)
     parts = ["system prompt" if key == "system" else f"{key} {find_spec(key).to_text(values[key])}" for key in values]
-    return Show(f"applied persona {name}: {', '.join(parts) or 'no settings'}{_prefill_note(context, before)}")
+    text = f"applied persona {name}: {', '.join(parts) or 'no settings'}{_prefill_note(context, before)}"
+    return Show(text, hint=f"the model stays; that of the persona: /model {place}" if place else "")
 
 
 def _list_personas(context: CommandContext) -> Show:
