@@ -37,7 +37,9 @@ from numpy.typing import NDArray
 import quant
 import qwchat
 from quant.container import open_model
+from quant.conversion import convert_source
 from quant.formats import find_format
+from quant.policy import conversion_spec
 from quant.sources import QuantisedRows, Source, open_source
 from qwchat.chat.view.table import format_table
 from qwchat.model.reference import Reference
@@ -58,6 +60,14 @@ QUESTIONS = (
     "How many days does March have?",
     "Who are you?",
     "Tell me about Qwen2.",
+    "What is 9 times 7?",
+    "How many letters r are in strawberry?",
+    "What does qwchat list show?",
+    "What is quantisation?",
+    "Which day comes after Tuesday?",
+    "How many metres are 3 kilometres?",
+    "What is the difference between q4 and q8?",
+    "Thank you!",
 )
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -174,11 +184,13 @@ class ModelWeights:
 
 
 def replies(model: qwchat.api.Model, questions: Sequence[str]) -> list[list[int]]:
-    """Return prompt and greedy reply to each question, as ids."""
+    """Return prompt and greedy reply to each question, to the end of the reply, as ids."""
     texts = []
     for question in questions:
         ids = list(model.prompt([{"role": "user", "content": question}]).ids)
-        texts.append(ids + greedy(model, ids, REPLY_TOKENS))
+        reply = greedy(model, ids, REPLY_TOKENS)
+        end = next((number for number, token in enumerate(reply) if token in model.stop_ids), len(reply))
+        texts.append(ids + reply[:end])
     return texts
 
 
@@ -201,10 +213,10 @@ def formats_of(folder: Path) -> dict[str, int]:
 def compare(kind: str, made: Mapping[str, Any], work: Path, rival: Rival, texts: Sequence[Sequence[int]]) -> Parity:
     """Import one GGUF file and compare the engines on it."""
     file, folder = Path(made["path"]), work / f"{Path(made['path']).stem}-imported"
-    for _ in quant.convert(file, folder, force=True):
-        pass
     with open_source(file) as source:
-        config = source.config
+        config, preset = source.config, None if source.quantised else "dense"
+        for _ in convert_source(source, folder, conversion_spec(preset, quantised=source.quantised), force=True):
+            pass
         exact = Reference(config, SourceWeights(source))
         of_file = [exact.logits(ids) for ids in texts]
         bits_in = 8 * source.total_bytes / sum(int(np.prod(tensor.shape)) for tensor in source.tensors.values())
