@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.quant.checkpoints import make_checkpoint
+from tests.quant.sources.gguf.models import write_model
 
 TINY = {
     "num_attention_heads": 2,
@@ -30,6 +31,7 @@ class Base:
     Attributes:
         checkpoint: checkpoint in one file.
         sharded: checkpoint in shards.
+        gguf: folder with a quantised model as model.gguf.
         model: conversion of `checkpoint`.
         session: session with that model, its snapshot, and the reply to a further prompt.
         code: compiled code by its path in the cache folder; without it, a start takes half a minute.
@@ -37,15 +39,23 @@ class Base:
 
     checkpoint: Path
     sharded: Path
+    gguf: Path
     model: Path
     session: Path
     code: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def make_checkpoints(folder: Path) -> None:
-    """Write the two checkpoints under `folder`."""
+    """Write the two checkpoints and the GGUF file under `folder`."""
     make_checkpoint(folder / "checkpoint", config_overrides=TINY)
     make_checkpoint(folder / "sharded", config_overrides={**TINY, "tie_word_embeddings": True}, dtype="f16", shards=3)
+    (folder / "gguf").mkdir()
+    write_model(folder / "gguf" / "model.gguf", _kind_of, config_overrides={**TINY, "hidden_size": 64})
+
+
+def _kind_of(name: str) -> str:
+    """Return the type of a matrix of the GGUF file."""
+    return {"q_proj": "q4_0", "k_proj": "q5_1", "o_proj": "q4_1"}.get(name.split(".")[-2], "q8_0")
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -27,6 +27,7 @@ from tests.fuzz.server import Outcome, ask
 from tests.fuzz.surfaces import (
     checkpoints,
     generation,
+    gguf,
     models,
     sessions,
     settings,
@@ -37,7 +38,7 @@ from tests.fuzz.surfaces import (
 
 SURFACES = {
     each.NAME: each.make
-    for each in (models, checkpoints, tokenizers, templates, generation, sessions, snapshots, settings)
+    for each in (models, checkpoints, gguf, tokenizers, templates, generation, sessions, snapshots, settings)
 }
 CaseId = tuple[str, int | str]
 """A surface and the number of a case, or "corpus" and the name of a known attack."""
@@ -130,7 +131,9 @@ def prepare(folder: Path) -> Base:
     """
     _keep_parser()
     make_checkpoints(folder)
-    base = Base(folder / "checkpoint", folder / "sharded", folder / "model", folder / "sessions" / SESSION)
+    base = Base(
+        folder / "checkpoint", folder / "sharded", folder / "gguf", folder / "model", folder / "sessions" / SESSION
+    )
     own = {"QWCHAT_CONFIG": "config", "QWCHAT_MODELS": "models", "QWCHAT_SESSIONS": "sessions"}
     os.environ.update({name: str(folder / place) for name, place in own.items()})
     os.environ["QWCHAT_THREADS"] = "1"
@@ -151,6 +154,8 @@ def prepare(folder: Path) -> Base:
             for preset in ("q8", "lin4", "dense")
         ),
         ("convert", str(base.sharded), str(folder / "other"), "--dry-run", "--json"),
+        ("convert", str(base.gguf), str(folder / "imported")),
+        ("show", str(base.gguf)),
         ("-p", "1", "-m", model, "--choices", "a", "--json"),
         *(("config", *rest) for rest in (("show",), ("check",), ("set", "temp", "1"), ("get", "temp"))),
         *(("sessions", *rest) for rest in (("list",), ("show", SESSION), ("grep", "x"))),

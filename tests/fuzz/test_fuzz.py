@@ -243,7 +243,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
     head = bytes(64) + b"".join(number.to_bytes(4, "little") for number in (1, 1, 32, 8))
     (session / "kv.snapshot").write_bytes(head.ljust(4096, b"\1"))
     (session / "answer").write_text("x")
-    return Base(checkpoint, folder / "sharded", checkpoint, session)
+    return Base(checkpoint, folder / "sharded", folder / "gguf", checkpoint, session)
 
 
 @pytest.mark.parametrize("surface", SURFACES)

@@ -66,7 +66,7 @@ class Cursor:
         return int(struct.unpack_from("<Q", self.data, self.skip(8, what))[0])
 
     def name(self, what: str, most: int) -> str:
-        """Read a string of 1 to `most` bytes that is valid UTF-8 without NUL."""
+        """Read a string of 1 to `most` bytes that is printable UTF-8 text."""
         length = self.u64(what)
         if not 1 <= length <= most:
             raise CheckpointError(
@@ -78,9 +78,9 @@ class Cursor:
             text = raw.decode()
         except UnicodeDecodeError:
             text = "\0"
-        if "\0" in text:
+        if not text.isprintable():
             raise CheckpointError(
-                f"{self.where}: {what} {short_repr(raw)} is not UTF-8 text without NUL; download the file again"
+                f"{self.where}: {what} {short_repr(raw)} is not printable UTF-8 text; download the file again"
             )
         return text
 

@@ -15,6 +15,7 @@ from benchmarks.gguf_files import merge_lines, token_table
 from quant.families import expected_tensors, parse_config
 from quant.sources.gguf.block_types import BLOCK_TYPES, BlockType
 from quant.sources.gguf.names import gguf_name
+from quant.sources.gguf.reader import GgufFile
 from tests.quant.checkpoints import CHAT_TEMPLATE, CONFIG, random_tensors, write_tokenizer
 from tests.quant.sources.gguf.files import Stored, Typed, gguf_file
 
@@ -140,43 +141,54 @@ def write_model(
         tensors: tensors to set by their GGUF names. None removes a tensor.
         seed: seed of the values.
     """
-    config = {**CONFIG, **SIZES, **(config_overrides or {})}
-    stored: dict[str, Any] = {**model_tensors(config, kind_of, seed), **(tensors or {})}
     folder = file.parent / "tokenizer"
     folder.mkdir(exist_ok=True)
-    values = {**model_metadata(config), **tokenizer_metadata(folder, config["vocab_size"]), **(metadata or {})}
+    config = {**CONFIG, **SIZES, **(config_overrides or {})}
+    pairs = {**model_metadata(config), **tokenizer_metadata(folder, config["vocab_size"]), **(metadata or {})}
+    stored: dict[str, Stored | None] = {**model_tensors(config, kind_of, seed), **(tensors or {})}
     present = {name: tensor for name, tensor in stored.items() if tensor is not None}
-    file.write_bytes(gguf_file({key: value for key, value in values.items() if value is not ...}, present))
+    file.write_bytes(gguf_file({key: value for key, value in pairs.items() if value is not ...}, present))
     return config
 
 
-def write_split(folder: Path, source: Path, parts: int, changes: Mapping[int, Mapping[str, Any]] | None = None) -> Path:
-    """Write the tensors of a GGUF file as a split model and return its first part.
+def content_of(file: Path) -> tuple[dict[str, Any], dict[str, Stored]]:
+    """Return the metadata and the tensors of an intact file, as `gguf_file` takes them."""
+    opened = GgufFile.open(file)
+    metadata = {key: Typed(5, value) if key.endswith("token_type") else value for key, value in opened.metadata.items()}
+    tensors = {}
+    for name, tensor in opened.tensors.items():
+        rows = 1 if len(tensor.shape) == 1 else tensor.shape[0]
+        tensors[name] = Stored(tensor.type.number, tensor.shape, opened.blocks(name, 0, rows).tobytes())
+    return metadata, tensors
+
+
+def split_files(
+    metadata: Mapping[Any, Any],
+    tensors: Mapping[Any, Stored],
+    parts: int,
+    changes: Mapping[int, Mapping[str, Any]] | None = None,
+) -> dict[str, bytes]:
+    """Return the parts of a model by the names of their files.
 
     Args:
-        folder: folder to write to.
-        source: file that `write_model` wrote.
+        metadata: keys of the model.
+        tensors: its tensors.
         parts: number of parts.
         changes: keys to set, by the number of the part from 0.
     """
-    from quant.sources.gguf.reader import GgufFile
-
-    opened = GgufFile.open(source)
-    files = [folder / f"split-{number + 1:05d}-of-{parts:05d}.gguf" for number in range(parts)]
-    groups = np.array_split(np.array(list(opened.tensors)), parts)
-    for number, (file, names) in enumerate(zip(files, groups, strict=True)):
-        metadata: dict[str, Any] = {} if number else _typed(opened.metadata)
-        metadata |= {"split.no": Typed(2, number), "split.count": Typed(2, parts)}
-        metadata |= {"split.tensors.count": Typed(5, len(opened.tensors)), **(changes or {}).get(number, {})}
-        tensors = {}
-        for name in names.tolist():
-            tensor = opened.tensors[name]
-            rows = 1 if len(tensor.shape) == 1 else tensor.shape[0]
-            tensors[name] = Stored(tensor.type.number, tensor.shape, opened.blocks(name, 0, rows).tobytes())
-        file.write_bytes(gguf_file(metadata, tensors))
-    return files[0]
+    files = {}
+    for number, places in enumerate(np.array_split(np.arange(len(tensors)), parts)):
+        own: dict[Any, Any] = {} if number else dict(metadata)
+        own |= {"split.no": Typed(2, number), "split.count": Typed(2, parts)}
+        own |= {"split.tensors.count": Typed(5, len(tensors)), **(changes or {}).get(number, {})}
+        named = list(tensors.items())
+        files[f"split-{number + 1:05d}-of-{parts:05d}.gguf"] = gguf_file(own, [named[place] for place in places])
+    return files
 
 
-def _typed(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values that `gguf_file` stores as the same types."""
-    return {key: Typed(5, value) if key.endswith("token_type") else value for key, value in metadata.items()}
+def write_split(folder: Path, source: Path, parts: int, changes: Mapping[int, Mapping[str, Any]] | None = None) -> Path:
+    """Write a GGUF file as a split model and return its first part. Arguments are those of `split_files`."""
+    files = split_files(*content_of(source), parts, changes)
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    return folder / next(iter(files))

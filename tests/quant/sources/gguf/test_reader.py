@@ -181,11 +181,11 @@ REFUSED = {
     ),
     "key with NUL": (
         gguf_file([("a\0b", 1)]),
-        r"FILE: a metadata key b'a\x00b' is not UTF-8 text without NUL; download the file again",
+        r"FILE: a metadata key b'a\x00b' is not printable UTF-8 text; download the file again",
     ),
     "key that is not text": (
         gguf_file([(b"a\xff", 1)]),
-        r"FILE: a metadata key b'a\xff' is not UTF-8 text without NUL; download the file again",
+        r"FILE: a metadata key b'a\xff' is not printable UTF-8 text; download the file again",
     ),
     "key twice": (gguf_file([("a", 1), ("a", 2)]), "FILE has the metadata key 'a' twice; download it again"),
     "nested array": (
