@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from qwchat.errors import QwchatError
 from qwchat.messages import Message
@@ -59,11 +59,10 @@ def read_prompt(fields: Fields, model: Model, limits: ServerLimits) -> Prompt:
 
 def _prompt_options(fields: Fields) -> PromptOptions:
     given = fields.nested("chat_template_kwargs")
-    variables: dict[str, Any] = {} if given is None else dict(fields.any("chat_template_kwargs"))
-    thinking = variables.pop(_THINKING, True)
-    if not isinstance(thinking, bool):
-        raise fields.error(f"chat_template_kwargs.{_THINKING}", "must be a boolean")
-    return PromptOptions(thinking=thinking, template_variables=variables)
+    if given is None:
+        return PromptOptions()
+    given.boolean(_THINKING)  # A text such as "false" would be true to a template.
+    return PromptOptions(template_variables=fields.any("chat_template_kwargs"))
 
 
 def _continues(fields: Fields) -> bool:
@@ -117,10 +116,26 @@ def _continued_prompt(last: Fields, messages: list[Message], model: Model, optio
     thought, content = _thought(last), _content(last) or ""
     if thought and model.thinks:
         opened = bool(messages[:-1]) and model.prompt(messages[:-1], options=options).reasoning == "open"
-        opening = "" if opened else f"{OPENING_TAG}\n"
-        closing = f"\n{CLOSING_TAG}\n\n{content}" if content else ""
-        messages = [*messages[:-1], Message(role="assistant", content=f"{opening}{thought}{closing}")]
+        ids = model.tokenizer.encode_prompt(_reply_parts(thought, content, model, opened=opened))
+        messages = [*messages[:-1], Message(role="assistant", content=content, token_ids=ids)]
     return model.prompt(messages, continuing=True, options=options)
+
+
+def _reply_parts(thought: str, content: str, model: Model, *, opened: bool) -> Iterator[str | list[int]]:
+    """Yield the parts of an unfinished reply with a thought, which the prompt may have opened. Tags may be tokens."""
+
+    def tag(text: str) -> str | list[int]:
+        token_id = model.tokenizer.special_ids.get(text)
+        return text if token_id is None else [token_id]
+
+    if not opened:
+        yield tag(OPENING_TAG)
+        yield "\n"
+    yield thought
+    if content:
+        yield "\n"
+        yield tag(CLOSING_TAG)
+        yield f"\n\n{content}"
 
 
 def check_length(prompt: Prompt, context: int, param: str) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from qwchat.events import Done, TextStep
-from qwchat.server.api_errors import busy
+from qwchat.server.api_errors import api_error_of, busy
 from qwchat.server.jobs import Job
 from qwchat.server.kept_contexts import KeptContexts
 from qwchat.server.metrics import Metrics
@@ -27,7 +28,7 @@ class ModelWorker:
         keep: number of KV caches.
         waiting: number of requests that may wait.
         metrics: where replies are counted.
-        report: called with each unexpected error.
+        report: called with each error that is not a mistake of the request.
     """
 
     def __init__(
@@ -127,7 +128,8 @@ class ModelWorker:
                     job.add(event)
         except Exception as error:  # noqa: BLE001  # The request gets it as its answer, and the server goes on.
             self._metrics.count_failure()
-            self._report(error)
+            if api_error_of(error).status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                self._report(error)
             job.add(error)
 
     def _count_caches(self) -> None:

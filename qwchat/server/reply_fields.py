@@ -22,7 +22,11 @@ _NUMBERS = {
     "repetition_penalty": "repeat_penalty",
 }
 """Fields of a body, with the names of the sampling parameters."""
-_UNSUPPORTED = ("tools", "functions", "function_call", "logit_bias", "audio", "web_search_options", "suffix", "echo")
+_UNSUPPORTED = (
+    *("tools", "functions", "function_call", "logit_bias", "audio", "web_search_options", "suffix", "echo"),
+    *("stop_token_ids", "bad_words", "allowed_token_ids", "min_tokens", "ignore_eos", "length_penalty"),
+    *("use_beam_search", "prompt_logprobs", "grammar", "json_schema", "mirostat", "dry_multiplier"),
+)
 """Fields that change the reply, and that this server does not know. Others that it does not know are ignored."""
 
 
@@ -67,7 +71,6 @@ def read_request(
     *,
     loop_guard: int,
     logprobs: int,
-    think_budget: int = 0,
 ) -> Request:
     """Return how to generate the reply.
 
@@ -77,7 +80,6 @@ def read_request(
         limits: limits of the server.
         loop_guard: repeated tokens after which a reply ends; 0 is off.
         logprobs: number of most likely tokens to report per token; 0 is off.
-        think_budget: tokens after which a thought is closed; 0 is off.
 
     Raises:
         ApiError: a field is wrong.
@@ -94,7 +96,6 @@ def read_request(
         loop_guard=loop_guard,
         constraint=read_constraint(fields),
         logprobs=logprobs,
-        think_budget=think_budget,
     )
 
 

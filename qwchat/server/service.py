@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 _JSON = "application/json"
+_LONGEST_NUMBER = 20  # digits
+_DRAINED = 4
+"""A body of up to so many times the limit is read and dropped: most clients read the answer after they sent all."""
 
 
 @dataclass(frozen=True)
@@ -96,15 +99,18 @@ class Service:
         most = self.limits.body_bytes
         too_large = ApiError(413, f"the body is larger than the limit of {most:,} bytes: shorten it")
         announced = request.headers.get("content-length", "0")
-        if not announced.isdecimal() or len(announced) > 20 or int(announced) > most:
+        if not announced.isdecimal() or len(announced) > _LONGEST_NUMBER or int(announced) > _DRAINED * most:
             raise too_large
-        data = bytearray()
+        data, size = bytearray(), 0
         try:
             async with asyncio.timeout(self.limits.body_seconds):
                 async for chunk in request.stream():
-                    data += chunk
-                    if len(data) > most:
-                        raise too_large
+                    size += len(chunk)
+                    data += chunk if size <= most else b""
+                    if size > _DRAINED * most:
+                        break
         except TimeoutError:
             raise ApiError(408, "the body did not arrive in time: send it faster") from None
+        if size > most:
+            raise too_large
         return bytes(data)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import signal
 import socket
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,8 @@ from qwchat.server.tokens import read_token
 from tests.cli.fake_qwchat import dependencies
 from tests.clocks import PATIENCE_SECONDS, wait_for
 from tests.server.processes import server_process
+from tests.starter import REAL, run_to_end
+from tests.test_house import REPOSITORY
 
 TOKEN = "0123456789abcdef"
 LONG = {"prompt": "a", "guided_regex": "[a-z]{5000}", "temperature": 2}
@@ -35,6 +40,38 @@ def test_a_signal_ends_the_server(mini_folder: Path, number: int, code: int) -> 
         first, second = running.errors.splitlines()
         assert first == f"serving mini-q4 at {running.url}/v1"
         assert second.startswith("qwchat: GET /health 200 0.")
+
+
+@pytest.mark.slow
+def test_a_greedy_reply_is_that_of_the_command_line(mini_folder: Path) -> None:
+    question = "How do I convert a model?"
+    printed = run_to_end(["-m", str(mini_folder), "-p", question, "--temp", "0"], {**os.environ}, entry=REAL)
+    assert printed.returncode == 0, printed.stderr
+    body = {"messages": [{"role": "user", "content": question}], "temperature": 0}
+    with server_process(mini_folder) as running:
+        found = httpx2.post(f"{running.url}/v1/chat/completions", json=body, timeout=PATIENCE_SECONDS).json()
+    assert found["choices"][0]["message"]["content"] + "\n" == printed.stdout.decode()
+
+
+def test_other_commands_load_no_server(mini_folder: Path) -> None:
+    program = f"""
+import sys
+from qwchat.cli.main import main
+try:
+    main(["-m", {str(mini_folder)!r}, "-p", "Hello", "--max-tokens", "1", "-q"])
+except SystemExit as end:
+    loaded = sorted(name for name in sys.modules if name.split(".")[0] in ("starlette", "uvicorn", "h11", "anyio"))
+    print(end.code, loaded, [name for name in sys.modules if name.startswith("qwchat.server")])
+"""
+    printed = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=True,
+    )
+    assert printed.stdout.splitlines()[-1] == "0 [] []"
 
 
 @pytest.mark.slow
