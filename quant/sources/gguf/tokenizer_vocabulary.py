@@ -127,7 +127,9 @@ class _TokenizerReader:
         model = self._fields.required_text(keys.MODEL)
         if model != keys.BYTE_LEVEL_BPE:
             self._refuse(f"{keys.MODEL} is {short_repr(model)}, expected {keys.BYTE_LEVEL_BPE}", f"; {FAMILY}")
-        name = self._fields.required_text(keys.PRE_TOKENIZER)
+        name = self._fields.text(keys.PRE_TOKENIZER, None)
+        if name is None:
+            self._refuse(f"{keys.PRE_TOKENIZER} is missing, as in files of 2024 and before", "; get a newer file")
         if name not in keys.SPLITS:
             known = " or ".join(keys.SPLITS)
             self._refuse(f"{keys.PRE_TOKENIZER} is {short_repr(name)}, expected {known}", f"; {FAMILY}")

@@ -221,7 +221,7 @@ REFUSED: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     ),
     "no split": (
         lambda: changed(pre=None),
-        "the key 'tokenizer.ggml.pre' (string) is missing; download the file again",
+        "tokenizer.ggml.pre is missing, as in files of 2024 and before; get a newer file",
     ),
     "no tokens": (
         lambda: changed(tokens=None),
