@@ -73,8 +73,8 @@ class Workspace:
         self.residual = self._buffer(CHUNK, config.hidden_size)
         state["residual"] = self.residual.ctypes.data
         self._activations(state["normed"], config.hidden_size)
-        # Packed, up to TOKEN_LANES rows take PACKED_BLOCK_BYTES / BLOCK bytes per column.
-        own = config.hidden_size * (NORM_PER_THREAD_TOKENS * 4 + PACKED_BLOCK_BYTES // BLOCK)
+        # Packed, up to TOKEN_LANES rows take PACKED_BLOCK_BYTES per block.
+        own = config.hidden_size * NORM_PER_THREAD_TOKENS * 4 + config.hidden_size // BLOCK * PACKED_BLOCK_BYTES
         thread_normed = self._buffer(threads, own // 4)
         state["thread_normed"], state["thread_normed_bytes"] = thread_normed.ctypes.data, thread_normed.strides[0]
         scratch = matmul_scratch_bytes(CHUNK)

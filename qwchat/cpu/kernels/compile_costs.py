@@ -5,7 +5,7 @@
 COSTS = {
     "score_rows": 0.35,
     "weigh_rows": 0.2,
-    "run_tile": 1.15,
+    "run_tile": 1.6,
     "unpack_panel": 0.2,
     "run_panel": 0.3,
     "forward": 10.0,

@@ -36,10 +36,10 @@ from qwchat.cpu.kernels.records import (
 # Numbers of vectors for which a tile is compiled, as far as the registers of the level reach. Integer formats take the
 # next larger one and ignore the results of lanes without a token; with more vectors they use the panel.
 INTEGER_COUNTS = {"avxvnni": (1, 2), "avx2": (1, 2), "neon": (1, 2, 3, 4)}.get(current_level(), (1, 2, 3, 4, 6, 8))
-IMPORTED_COUNTS = tuple(count for count in INTEGER_COUNTS if count in (1, 2, 4, 8))
-"""Those of formats that only imported tensors have: fewer, since compiling takes time on every machine."""
+# Those of formats that only imported tensors have: fewer, since compiling takes time on every machine.
+IMPORTED_COUNTS = tuple(count for count in INTEGER_COUNTS if count in (1, 2, 4))
 FLOAT_COUNTS = (1, 2, 4, 8) if simd_level.lanes() == 16 else (1, 2)
-_REGISTER_TOKENS, _FLOAT_TOKENS = INTEGER_COUNTS[-1], FLOAT_COUNTS[-1]
+_REGISTER_TOKENS, _IMPORTED_TOKENS, _FLOAT_TOKENS = INTEGER_COUNTS[-1], IMPORTED_COUNTS[-1], FLOAT_COUNTS[-1]
 
 _PARTS = len(TileWeights._fields)
 _SUM_BYTES = 128  # sums of one token and two tiles: (2, 16) f32
@@ -173,10 +173,10 @@ def _sum_float_tile(matrix, x, tokens, tile, sums):
 
 @kernel
 def _sum_few_tokens(matrix, packed, tokens, tile, sums):
-    """Compute the sums of one tile of an integer format, for up to _REGISTER_TOKENS tokens."""
+    """Compute the sums of one tile of an integer format, for up to _REGISTER_TOKENS or _IMPORTED_TOKENS tokens."""
     count = tokens if tokens <= 4 else (6 if tokens <= 6 else 8)
-    if matrix.kind >= FIRST_IMPORTED and count > 2:
-        count = 4 if count <= 4 else 8
+    if matrix.kind >= FIRST_IMPORTED and count == 3:
+        count = 4
     run_tile(
         matrix.kind,
         count,
@@ -276,7 +276,7 @@ def _sum_pair(matrix, x, packed, tokens, tile, sums, panel):
     if is_float(matrix):
         for half in range(rows):
             _sum_float_tile(matrix, x, tokens, tile + half, sums + 64 * half)
-    elif tokens <= _REGISTER_TOKENS:
+    elif tokens <= (_IMPORTED_TOKENS if matrix.kind >= FIRST_IMPORTED else _REGISTER_TOKENS):
         for half in range(rows):
             _sum_few_tokens(matrix, packed, tokens, tile + half, sums + 64 * half)
     else:

@@ -219,8 +219,6 @@ def _emit_register_tile(
             for row in rows:
                 subtrahend = load(PANEL_OTHERS + 4 * row, floats)
                 for token in tokens:
-                    correction = emit_token_factor(builder, here, token, 1, I32, lanes)
-                    x_scale = emit_token_factor(builder, here, token, 0, F32, lanes)
-                    emit_accumulate_minimum(builder, totals[row, token], correction, subtrahend, x_scale)
+                    emit_accumulate_minimum(builder, totals[row, token], subtrahend, here, token)
     for pair, total in totals.items():
         simd.emit_store(builder, addresses[pair], builder.load(total), 4 * lanes)

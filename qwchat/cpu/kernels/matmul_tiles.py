@@ -249,7 +249,7 @@ def emit_initial_dot(builder: Any, correction: Any, zero: Any) -> Any:
 
 
 def emit_token_factor(builder: Any, block: Any, lane: int, part: int, llvm_type: Any, lanes: int = 16) -> Any:
-    """Emit the scale (`part` 0) or the zero correction (`part` 1) of one token of a packed block, in every lane.
+    """Emit scale (`part` 0), zero correction (1) or negative sum (2) of one token of a packed block, in every lane.
 
     `lane`: the token's number within the block, below TOKEN_LANES.
     """
@@ -264,18 +264,9 @@ def emit_accumulate(builder: Any, total: Any, dot: Any, scale: Any, x_scale: Any
     builder.store(simd.emit_pin(builder, updated), total)
 
 
-def emit_accumulate_minimum(builder: Any, total: Any, correction: Any, subtrahend: Any, x_scale: Any) -> None:
-    """Emit `total -= subtrahend * (sum(x8) * x_scale)`.
-
-    Args:
-        builder: of the IR.
-        total: the variable of the sum.
-        correction: the token's zero correction, -128 * sum(x8), as i32 lanes.
-        subtrahend: see `emit_subtrahend`.
-        x_scale: the token's scale, as f32 lanes.
-    """
-    shift = simd.constant(correction.type, CORRECTED_ZERO.bit_length() - 1)
-    negative_sum = builder.fmul(builder.sitofp(builder.ashr(correction, shift), subtrahend.type), x_scale)
+def emit_accumulate_minimum(builder: Any, total: Any, subtrahend: Any, block: Any, lane: int) -> None:
+    """Emit `total -= subtrahend * (sum(x8) * x_scale)` for one token of a packed block; see `emit_token_factor`."""
+    negative_sum = emit_token_factor(builder, block, lane, 2, F32, subtrahend.type.count)
     updated = simd.emit_fma(builder, negative_sum, subtrahend, builder.load(total))
     builder.store(simd.emit_pin(builder, updated), total)
 
@@ -343,15 +334,11 @@ def _emit_block(
     # Loading the scales again costs less than keeping them in a register.
     scale, _ = emit_scale(builder, fmt, weights, simd.emit_pin(builder, group), strip)
     for ((x, lane), total), dot in zip(vectors, dots, strict=True):
-        x_scale = emit_token_factor(builder, x, lane, 0, F32, strip.lanes)
-        emit_accumulate(builder, total, dot, scale, x_scale)
+        emit_accumulate(builder, total, dot, scale, emit_token_factor(builder, x, lane, 0, F32, strip.lanes))
     if fmt.minimum_sign:
         subtrahend = emit_subtrahend(builder, fmt, weights, simd.emit_pin(builder, group), strip)
         for (x, lane), total in vectors:
-            correction, x_scale = (
-                emit_token_factor(builder, x, lane, part, kind, strip.lanes) for part, kind in ((1, I32), (0, F32))
-            )
-            emit_accumulate_minimum(builder, total, correction, subtrahend, x_scale)
+            emit_accumulate_minimum(builder, total, subtrahend, x, lane)
 
 
 def emit_float_tile(builder: Any, kind: int, count: int, weights: TileWeights, vectors: TileVectors) -> None:

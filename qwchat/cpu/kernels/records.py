@@ -29,7 +29,7 @@ MATRIX = np.dtype([(name, np.int64) for name in _MATRIX_FIELDS])
 
 BLOCK = 32  # columns of activations that share a scale
 TOKEN_LANES = 4  # tokens whose quantised blocks are stored together
-PACKED_BLOCK_BYTES = TOKEN_LANES * (BLOCK + 8)  # bytes of one such block: codes, scales, corrections
+PACKED_BLOCK_BYTES = TOKEN_LANES * (BLOCK + 12)  # bytes of one such block: codes, scales, corrections, sums
 
 # Activations of a chunk of tokens, twice: `x` (tokens, columns) f32, and `packed`, the same in 8 bits (see
 # row_kernels.quantise). `packed` is (ceil(tokens/4), columns/32, PACKED_BLOCK_BYTES): the blocks of TOKEN_LANES tokens
@@ -38,6 +38,8 @@ PACKED_BLOCK_BYTES = TOKEN_LANES * (BLOCK + 8)  # bytes of one such block: codes
 #   scales            (TOKEN_LANES) f32
 #   zero corrections  (TOKEN_LANES) i32: -128 times the sum of the token's codes. A dot product with weight bytes whose
 #                     zero point is 128 starts from it instead of from 0.
+#   negative sums     (TOKEN_LANES) f32: minus the sum of the token's codes, times its scale. Formats with minimums
+#                     multiply them by these.
 ACTIVATIONS = np.dtype([(name, np.int64) for name in ["x", "packed", "columns"]])
 
 # KV cache of one layer, with the geometry of its heads; attention_tiles.py has the layout of each kind.

@@ -39,6 +39,7 @@ def packed_activations(x: Floats) -> NDArray[np.uint8]:
         here[:, lane * BLOCK : (lane + 1) * BLOCK] = codes[token].reshape(blocks, BLOCK).view(np.uint8)
         here[:, TOKEN_LANES * BLOCK :].view(np.float32)[:, lane] = scales[token]
         here[:, TOKEN_LANES * BLOCK :].view(np.int32)[:, TOKEN_LANES + lane] = -128 * sums[token]
+        here[:, TOKEN_LANES * BLOCK :].view(np.float32)[:, 2 * TOKEN_LANES + lane] = (0 - sums[token]) * scales[token]
     return result
 
 

@@ -100,8 +100,9 @@ def packed_address(packed, columns, row):
 def quantise(x, packed, row, columns):
     """Quantise one row of activations in blocks of 32 columns: `x8 = rint(x * 127 / max|x|)`.
 
-    It also stores each block's scale (max|x| / 127) and zero correction (-128 * sum of x8). A non-finite value makes
-    the scale NaN, so that it reaches the logits and is reported there, instead of becoming some finite number here.
+    It also stores each block's scale (max|x| / 127), zero correction (-128 * sum of x8) and negative sum (-scale * sum
+    of x8). A non-finite value makes the scale NaN, so that it reaches the logits and is reported there, instead of
+    becoming some finite number here.
 
     Args:
         x: (columns) f32.
@@ -120,9 +121,11 @@ def quantise(x, packed, row, columns):
         out = packed + block * PACKED_BLOCK_BYTES
         simd.store_i8(out + token_lane * BLOCK, first)
         simd.store_i8(out + token_lane * BLOCK + 16, second)
-        simd.poke_f32(out + TOKEN_LANES * BLOCK + token_lane * 4, largest / _INT8_MAX + largest * _ZERO)
+        scale = largest / _INT8_MAX + largest * _ZERO
+        simd.poke_f32(out + TOKEN_LANES * BLOCK + token_lane * 4, scale)
         total = simd.sum_lanes_i32(_add(first, second))
         simd.poke_i32(out + TOKEN_LANES * (BLOCK + 4) + token_lane * 4, np.int32(-128 * total))
+        simd.poke_f32(out + TOKEN_LANES * (BLOCK + 8) + token_lane * 4, np.float32(-total) * scale)
 
 
 @kernel
