@@ -25,6 +25,7 @@ _MAX_LIST_BYTES = 4 << 20
 _MAX_MODELS = 10_000
 _WAIT_STEP = 0.05
 _CONTEXT_FIELDS = ("max_model_len", "context_length", "context_window", "max_context_length")
+_SCHEMA = "response_format"
 _RENAMED = {"max_tokens": "max_completion_tokens"}
 
 
@@ -56,6 +57,7 @@ class EndpointClient:
             each time.
         left_out: fields of a request that the server does not know.
         listed: the models that the server listed when it was asked last.
+        older_schemas: whether the server takes a JSON schema in the older form of llama.cpp alone.
     """
 
     endpoint: Endpoint
@@ -65,6 +67,7 @@ class EndpointClient:
     first_wait: float = 1.0
     left_out: dict[str, str | None] = field(default_factory=dict)
     listed: list[ServerModel] = field(default_factory=list)
+    older_schemas: bool = False
     _counts_tokens: bool = True
 
     def models(self, cancel: Cancel | None = None) -> list[ServerModel] | None:
@@ -144,7 +147,7 @@ class EndpointClient:
         for name, value in body.items():
             accepted = self.left_out.get(name, name)
             if accepted is not None:
-                found[accepted] = value
+                found[accepted] = _older_schema(value) if accepted == _SCHEMA and self.older_schemas else value
         return found
 
     def _leave_out(self, failure: Failure, body: Mapping[str, Any]) -> bool:
@@ -154,6 +157,9 @@ class EndpointClient:
             known = self.left_out.get(name, name)
             if name in ("model", "messages", "stream") or known is None or not failure.names_unknown_field(known):
                 continue
+            if name == _SCHEMA and not self.older_schemas:
+                self.older_schemas = True
+                return True
             if other is not None and known == name and other in failure.text:
                 self.left_out[name] = other
             else:
@@ -268,6 +274,11 @@ class EndpointClient:
         uses_proxies = not self.endpoint.is_loopback
         request = HttpRequest(method, url, headers, data, seconds or self.seconds, uses_proxies)
         return Exchange(request, self.endpoint.name, cancel)
+
+
+def _older_schema(value: Any) -> dict[str, Any]:
+    """Return a response format as llama.cpp's Python server reads it."""
+    return {"type": "json_object", "schema": value["json_schema"]["schema"]}
 
 
 def _server_model(entry: object) -> ServerModel | None:

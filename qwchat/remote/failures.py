@@ -26,7 +26,7 @@ _UNKNOWN_MODEL_WORDS = re.compile(
 )
 _UNKNOWN_FIELD_WORDS = re.compile(
     r"unknown|unrecogni[sz]ed|unexpected|not permitted|extra|unsupported|not support|not allowed|not implemented"
-    r"|invalid param|forbidden",
+    r"|invalid param|forbidden|literal_error",
     re.IGNORECASE,
 )
 
@@ -62,7 +62,7 @@ class Failure:
 
     def names_unknown_field(self, name: str) -> bool:
         """Return whether the server rejects the field `name` of the request."""
-        if self.status not in (400, 422):
+        if self.status not in (400, 422, 500):  # 500: llama.cpp's Python server.
             return False
         named = re.search(rf"(?<![\w]){re.escape(name)}(?![\w])", f"{self.text} {self.param}") is not None
         return named and _UNKNOWN_FIELD_WORDS.search(f"{self.text} {self.code}") is not None

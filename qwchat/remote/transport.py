@@ -181,8 +181,8 @@ class Exchange:
             with self._lock:
                 found = stream.get_extra_info("socket")
                 self._socket = found if isinstance(found, socket.socket) else self._socket
-        if self._closed.is_set():
-            raise CancelledError
+            if self._closed.is_set():
+                raise CancelledError
 
 
 @lru_cache(maxsize=1)

@@ -124,16 +124,18 @@ class ScriptedServer:
         others: actions by path; other paths do not exist.
         seen: the requests that arrived.
         closed_by_client: how many silent connections the client has closed.
+        name: host and port.
     """
 
     replies: Sequence[Action] = ()
     others: dict[str, Action] = field(default_factory=lambda: {"/v1/models": models("first", max_model_len=2048)})
     seen: list[Seen] = field(default_factory=list)
     closed_by_client: int = 0
-    failures: list[str] = field(default_factory=list)
+    name: str = ""
 
     def __enter__(self) -> ScriptedServer:
         self._listener = socket.create_server(("127.0.0.1", 0))
+        self.name = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self._asked = 0
         threading.Thread(target=self._accept, daemon=True).start()
         return self
@@ -148,10 +150,6 @@ class ScriptedServer:
     @property
     def url(self) -> str:
         return f"http://{self.name}"
-
-    @property
-    def name(self) -> str:
-        return f"127.0.0.1:{self._listener.getsockname()[1]}"
 
     @property
     def chats(self) -> list[Any]:

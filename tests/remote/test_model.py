@@ -222,6 +222,21 @@ def test_fields_that_a_strict_server_rejects_are_left_out() -> None:
         assert asked.sent["max_completion_tokens"] == 4
 
 
+def test_a_schema_in_the_older_form() -> None:
+    """Follow a server that knows `json_object` alone, and leave the schema out if it does not know that either."""
+    text = "1 validation error: {'type': 'literal_error', 'loc': ('body', 'response_format', 'type')}"
+    refused = answer(500, {"error": {"message": text, "type": "internal_server_error"}})
+    constraint = Constraint.json_schema('{"type": "integer"}')
+    with Asked(refused, reply("12")) as asked:
+        assert asked.ask(constraint=constraint).done.meets_constraint
+        assert asked.sent["response_format"] == {"type": "json_object", "schema": {"type": "integer"}}
+        assert asked.notices == []
+    with Asked(refused, refused, reply("twelve")) as asked:
+        assert asked.ask(constraint=constraint).done.meets_constraint is False
+        assert "response_format" not in asked.sent
+        assert len(asked.notices) == 1
+
+
 def test_continuing_a_reply() -> None:
     spoken: list[Message] = [*HELLO, {"role": "assistant", "content": "One two"}]
     with Asked(reply(" three"), software="vllm") as asked:
