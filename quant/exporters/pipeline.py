@@ -24,6 +24,7 @@ from quant.exporters.export_plan import EncodedRows, ExportPlan, TensorExport
 from quant.exporters.export_writer import ExportWriter
 from quant.formats import PackedTensor, dequantise
 from quant.formats.format import TILE_ROWS
+from quant.sources.source import Rows
 
 CHUNK_WEIGHTS = 2 << 20
 
@@ -139,8 +140,12 @@ def _encode(tensor: TensorExport, packed: PackedTensor, start: int, stop: int) -
     if encoded.values is None:
         return _Chunk(rows, encoded, 0.0, 0.0)
     values = dequantise(rows)
-    difference = np.subtract(values, encoded.values, dtype=np.float64)
-    return _Chunk(rows, encoded, float(np.square(difference).sum()), float(np.square(values, dtype=np.float64).sum()))
+    return _Chunk(rows, encoded, _sum_of_squares(values - encoded.values), _sum_of_squares(values))
+
+
+def _sum_of_squares(values: Rows) -> float:
+    flat = values.reshape(-1)
+    return float(np.einsum("i,i->", flat, flat, dtype=np.float64))
 
 
 def _check_digests(model: ModelFolder, tensor: TensorExport, progress: _Progress) -> None:
