@@ -30,13 +30,13 @@ class ServerLimits:
         comment_seconds: time without a token after which a stream gets a comment, so that its reader keeps waiting.
     """
 
-    body_bytes: int = 8 << 20
-    json_values: int = 1_000_000
+    body_bytes: int = 4 << 20
+    json_values: int = 500_000
     json_depth: int = 64
     head_bytes: int = 16 << 10
     messages: int = 4096
     stop_strings: int = 16
-    connections: int = 256
+    connections: int = 128
     waiting: int = 64
     buffered_events: int = 1024
     head_seconds: float = 15.0
