@@ -20,6 +20,7 @@ from qwchat.settings.endpoint_key import EndpointKey
 
 MAX_TRIES = 4
 _LONGEST_WAIT = 60.0  # A server that asks for more time is reported as busy.
+_LIST_SECONDS = 30.0  # A list of models needs no prefill.
 _TOKENIZE_SECONDS = 3.0
 _MAX_LIST_BYTES = 4 << 20
 _MAX_MODELS = 10_000
@@ -72,7 +73,8 @@ class EndpointClient:
 
     def models(self, cancel: Cancel | None = None) -> list[ServerModel] | None:
         """Return the models of the server, or None if it does not list them. Raises EndpointError, CancelledError."""
-        with self._send("GET", f"{self.endpoint.url}/models", None, cancel) as exchange:
+        seconds = min(_LIST_SECONDS, self.seconds)
+        with self._send("GET", f"{self.endpoint.url}/models", None, cancel, seconds) as exchange:
             head = exchange.head()
             if head.status in (404, 405, 501):
                 return None

@@ -69,6 +69,17 @@ def test_a_persona_is_applied_replaced_and_removed() -> None:
     assert shown(context, "/as none") == "no persona is active"
 
 
+def test_a_persona_with_a_server_says_how_to_switch(folder: Path) -> None:
+    (folder / "work.toml").write_text('endpoint = "https://a.org"\nmodel = "big"\ntemp = 0.5\n')
+    context = make_context()
+    command = parse("/as work")
+    assert command is not None
+    assert command[0].run(context, command[1]) == Show(
+        "applied persona work: temp 0.5", hint="the model stays; that of the persona: /model https://a.org/v1 big"
+    )
+    assert state(context) == ("Be brief.", 0.5, 0, ())
+
+
 def test_later_changes_outlive_the_persona() -> None:
     context = make_context()
     shown(context, "/as poet place=Rome")
