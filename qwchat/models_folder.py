@@ -61,7 +61,7 @@ class LocatedModel:
 
         Only `conversion_folder` is sure about a GGUF model, which may hold unquantised weights.
         """
-        quantised = self._is_gguf or _has_quantisation(self.path)
+        quantised = self._is_gguf or is_quantised(self.path)
         folders = [self.conversion_folder(quantised=quantised), self.conversion_folder(quantised=not quantised)]
         return next((folder for folder in folders if is_model(folder)), folders[0])
 
@@ -114,6 +114,16 @@ def is_model(folder: Path) -> bool:
 def is_checkpoint(folder: Path) -> bool:
     """Return True if `folder` looks like a Hugging Face checkpoint."""
     return is_regular_file(folder / "config.json") and any(is_regular_file(folder / name) for name in _WEIGHT_FILES)
+
+
+def is_quantised(folder: Path) -> bool:
+    """Return whether the config.json of a checkpoint says that its weights are quantised."""
+    from quant.families import MAX_CONFIG_BYTES
+
+    try:
+        return bool(read_json_object(folder / "config.json", ModelError, MAX_CONFIG_BYTES).get("quantization_config"))
+    except ModelError:
+        return False
 
 
 def is_gguf(path: Path) -> bool:
@@ -273,16 +283,6 @@ def _find_gguf(path: Path) -> Path | None:
         raise ModelError(str(error)) from error
     except OSError:  # Such as a folder without access.
         return None
-
-
-def _has_quantisation(folder: Path) -> bool:
-    """Return whether the config.json of a checkpoint says that its weights are quantised."""
-    from quant.families import MAX_CONFIG_BYTES
-
-    try:
-        return bool(read_json_object(folder / "config.json", ModelError, MAX_CONFIG_BYTES).get("quantization_config"))
-    except ModelError:
-        return False
 
 
 def _not_found_message(name: str) -> str:

@@ -86,6 +86,7 @@ def run(options: EstimateOptions, dependencies: Dependencies) -> int:
 
 def _estimates(subject: _Subject, options: EstimateOptions, threads: int) -> Iterator[Estimated]:
     """Yield an estimate for each preset and context window. Raises UsageError and ArgumentError."""
+    from quant.formats import find_format
     from qwchat.model.context_limits import context_limit
     from qwchat.store.gpu_estimate import GpuEstimate
     from qwchat.store.memory_estimate import contexts, estimate
@@ -94,9 +95,10 @@ def _estimates(subject: _Subject, options: EstimateOptions, threads: int) -> Ite
     asked = _contexts(options.ctx or (), context_limit(config), subject.name)
     for preset in [options.preset] if options.preset and not subject.preset else subject.presets:
         tensors = subject.stored(preset)
+        on_gpu = all(find_format(tensor.format).gpu for tensor in tensors.values())
         for context in contexts(config, asked):
             cpu = estimate(config, tensors, context, kv, threads)
-            yield Estimated(preset, config.num_layers, cpu, GpuEstimate(config, tensors, cpu, kv))
+            yield Estimated(preset, config.num_layers, cpu, GpuEstimate(config, tensors, cpu, kv), on_gpu)
 
 
 def _contexts(texts: Sequence[str], longest: int, name: str) -> list[int]:
@@ -111,13 +113,12 @@ def _contexts(texts: Sequence[str], longest: int, name: str) -> list[int]:
 
 def _find(name: str) -> _Subject:
     """Find the model that `name` means: here, in the catalogue, or on the hub. Raises ModelError and HubError."""
-    from quant.families import read_config
     from qwchat.errors import ModelError
     from qwchat.store.catalogue import find_entry
 
     path = Path(name)
     if path.name == "config.json" and path.is_file():
-        return _Subject(str(path), read_config(path.parent))
+        return _Subject(str(path), _sizes(path))
     try:
         located = models_folder.locate(name)
     except ModelError:
@@ -159,11 +160,21 @@ def _unconverted(located: LocatedModel) -> _Subject:
 
 def _on_hub(name: str) -> _Subject:
     """Fetch config.json of a repository, and nothing else."""
-    from quant.families import read_config
     from qwchat.store.hub import find_repository, parse_repository
     from qwchat.store.hub_download import read_small
 
     repository = find_repository(*parse_repository(name))
     with tempfile.TemporaryDirectory() as folder:
         read_small(repository, repository.files["config.json"], Path(folder))
-        return _Subject(repository.name, read_config(folder))
+        return _Subject(repository.name, _sizes(Path(folder, "config.json")))
+
+
+def _sizes(path: Path) -> ModelConfig:
+    """Read a config.json, also that of a quantised checkpoint. Raises CheckpointError."""
+    from quant.errors import CheckpointError
+    from quant.families import MAX_CONFIG_BYTES, parse_config
+    from quant.safe_files import read_json_object
+
+    values = read_json_object(path, CheckpointError, MAX_CONFIG_BYTES)
+    values.pop("quantization_config", None)
+    return parse_config(values, str(path))

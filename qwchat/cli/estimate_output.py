@@ -28,6 +28,7 @@ _SPEED = Column("tok/s", right=True, drop=5)
 _CPU_COLUMNS = (*_SIZES, Column("fits", styles={"no": "red", "tight": "yellow", "yes": "green"}), _SPEED)
 _GPU_COLUMNS = (*_SIZES, Column("smallest card", wrap=10), _SPEED)
 _CARD_COLUMNS = (*_SIZES, Column("layers", right=True, styles={"all": "green", "none": "red"}), _SPEED)
+_NEEDS_CPU = "A GPU cannot run it: some of its formats need the CPU."
 _COMMON_COLUMNS = (
     Column("card", wrap=12, style="bold"),
     Column("memory", right=True, drop=1),
@@ -46,12 +47,16 @@ class MachineLimits:
 
 @dataclass(frozen=True)
 class Estimated:
-    """Estimates of one preset and context window, on the CPU and on a GPU."""
+    """Estimates of one preset and context window, on the CPU and on a GPU.
+
+    `on_gpu` is False if a format needs the CPU.
+    """
 
     preset: str
     layers: int
     cpu: MemoryEstimate
     gpu: GpuEstimate
+    on_gpu: bool = True
 
     def tokens_per_second(self, machine: MachineLimits) -> float | None:
         """Return the most that the memory bandwidth allows on the CPU.
@@ -74,22 +79,21 @@ def write_tables(
     """Write the tables: the CPU, the card or without one the smallest that holds everything, and common cards."""
     from qwchat.model.gpu_memory import CONTEXT_BYTES
 
-    driver = f"about {data_size(CONTEXT_BYTES)} for its driver"
+    driver, for_gpu = f"about {data_size(CONTEXT_BYTES)} for its driver", [each for each in estimates if each.on_gpu]
     if card is None:
-        on_gpu = tables.table(_GPU_COLUMNS, [_gpu_row(each, machine) for each in estimates])
+        on_gpu = tables.table(_GPU_COLUMNS, [_gpu_row(each, machine) for each in for_gpu])
         title = f"On a GPU, with {driver}:"
     else:
-        on_gpu = tables.table(_CARD_COLUMNS, [_card_row(each, card, machine) for each in estimates])
+        on_gpu = tables.table(_CARD_COLUMNS, [_card_row(each, card, machine) for each in for_gpu])
         title = f"On {card.name} with {_facts(card.memory, card.bandwidth)}, {driver}:"
     facts = _facts(machine.memory, machine.bandwidth)
     parts = [
         tables.paragraph(f"On the CPU with {facts}:" if facts else "On the CPU:"),
         tables.table(_CPU_COLUMNS, [_cpu_row(each, machine) for each in estimates]),
-        tables.paragraph(title),
-        on_gpu,
+        *([tables.paragraph(title), on_gpu] if for_gpu else [tables.paragraph(_NEEDS_CPU)]),
     ]
-    if with_common_cards:
-        shown = _shown_on_common_cards(estimates)
+    if with_common_cards and for_gpu:
+        shown = _shown_on_common_cards(for_gpu)
         parts += [
             tables.paragraph(f"On common cards, {shown.preset} with {shown.cpu.context:,} tokens:"),
             tables.table(_COMMON_COLUMNS, list(_common_rows(shown, machine))),
@@ -125,7 +129,9 @@ def as_data(estimate: Estimated, machine: MachineLimits, cards: Sequence[Card]) 
             "total": gpu.memory.total,
             "bytes_per_token": gpu.bytes_per_token,
             "cards": [_offload_data(gpu.offload(card, machine.bandwidth), estimate.layers) for card in cards],
-        },
+        }
+        if estimate.on_gpu
+        else None,
     }
 
 

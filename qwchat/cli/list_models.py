@@ -91,7 +91,7 @@ def _family(model: LocatedModel) -> str | None:
     from quant.sources import open_source
 
     try:
-        if model.path.is_dir():
+        if model.path.is_dir() and not models_folder.is_quantised(model.path):
             return read_config(model.path).model_type
         with open_source(model.path) as source:
             return source.config.model_type

@@ -97,6 +97,14 @@ def test_file_names_are_completed_by_the_shell(models: Path) -> None:
         assert asked("bash", line, models) == [""], line
 
 
+def test_gguf_files_of_the_working_folder_are_offered(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (models / "work").mkdir()
+    for name in ("tiny-00001-of-00002.gguf", "tiny-00002-of-00002.gguf", "notes.txt"):
+        (models / "work" / name).touch()
+    monkeypatch.chdir(models / "work")
+    assert asked("bash", "qwchat -m ti", models) == ["tiny-00001-of-00002.gguf"]
+
+
 @pytest.mark.parametrize("shell", SHELLS)
 def test_each_shell_gets_its_script(shell: str, tmp_path: Path) -> None:
     ran = run("completion", shell, models=tmp_path)

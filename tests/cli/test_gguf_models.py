@@ -26,6 +26,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_gguf(checkpoint, folder / "tiny-q8_0.gguf")
     write_gguf(checkpoint, folder / "tiny-q4_0.gguf", "Q4_0")
     write_gguf(checkpoint, folder / "tiny-bf16.gguf", "BF16")
+    write_gguf(checkpoint, folder / "tiny-q4_1.gguf", "Q4_1")
     (folder / "split").mkdir()
     write_gguf(checkpoint, folder / "split" / "tiny.gguf", "Q4_0", parts=2)
     return folder
@@ -93,7 +94,9 @@ def test_a_folder_with_several_models_is_refused(made: Path, models: Path) -> No
     for command in (("-p", "hi", "-m"), ("show",), ("verify",), ("estimate",), ("bench",), ("convert",)):
         result = call(*command, str(made), models=models)
         assert result.returncode == 3, command
-        assert "3 GGUF models (tiny-bf16.gguf, tiny-q4_0.gguf, tiny-q8_0.gguf)" in result.stderr.decode()
+        assert (
+            "4 GGUF models (tiny-bf16.gguf, tiny-q4_0.gguf, tiny-q4_1.gguf, tiny-q8_0.gguf)" in result.stderr.decode()
+        )
 
 
 def test_show_before_and_after_the_conversion(made: Path, models: Path) -> None:
@@ -143,8 +146,19 @@ def test_estimates_come_from_the_header(made: Path, models: Path) -> None:
     assert weights["imported"] == (models / "tiny-q4_0-imported" / "weights.bin").stat().st_size
     only = shown("estimate", str(made / "tiny-q4_0.gguf"), "--preset", "q8", models=models)
     assert {entry["preset"] for entry in only["estimates"]} == {"q8"}
+    assert all(entry["gpu"] for entry in data["estimates"])
     plain = shown("estimate", str(made / "tiny-bf16.gguf"), models=models)
     assert "imported" not in {entry["preset"] for entry in plain["estimates"]}
+
+
+def test_estimates_of_formats_that_need_the_cpu(made: Path, models: Path) -> None:
+    data = shown("estimate", str(made / "tiny-q4_1.gguf"), models=models)
+    assert {entry["preset"] for entry in data["estimates"] if entry["gpu"] is None} == {"imported"}
+    table = call("estimate", str(made / "tiny-q4_1.gguf"), models=models).stdout.decode()
+    assert table.count("\nimported ") == 1
+    assert call("convert", str(made / "tiny-q4_1.gguf"), models=models).returncode == 0
+    table = call("estimate", "tiny-q4_1-imported", models=models).stdout.decode()
+    assert "A GPU cannot run it: some of its formats need the CPU." in table
 
 
 def test_conversions_by_command(made: Path, models: Path) -> None:
