@@ -12,6 +12,7 @@ from quant.errors import CheckpointError
 from quant.policy import conversion_spec
 from quant.safe_files import read_json_object
 from quant.sources import Source, open_source
+from qwchat.errors import QwchatError
 from qwchat.store.hub import Repository
 from qwchat.store.hub_download import download, read_small
 from qwchat.store.hub_files import HubFile
@@ -39,7 +40,7 @@ class Preview:
 
 
 def preview(repository: Repository, preset: str | None) -> Preview:
-    """Read config.json, or the header of a GGUF model.
+    """Read config.json, or the headers of a GGUF model.
 
     Args:
         repository: what is pulled.
@@ -49,21 +50,32 @@ def preview(repository: Repository, preset: str | None) -> Preview:
         HubError: the hub does not answer as announced.
         ModelError: a file cannot be had.
         CheckpointError, FormatError, ArgumentError: it cannot be converted.
+        QwchatError: the folder of temporary files cannot be written, or a stated size is impossible.
     """
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        if not repository.is_gguf:
-            read_small(repository, repository.files["config.json"], folder)
-            config = read_json_object(folder / "config.json", CheckpointError)
-            quantised = bool(config.get("quantization_config"))
-            return Preview(quantised, conversion_spec(preset, quantised=quantised).preset)
-        for number, file in enumerate(repository.weight_files):
-            _fetch_beginning(repository, file, folder, _PART_BYTES if number else _FIRST_BYTES)
-        with _open_beginnings(repository, folder) as source:
-            spec = conversion_spec(preset, quantised=source.quantised)
-            planned = next(convert_source(source, folder / "model", spec, dry_run=True))
-            assert isinstance(planned, ConversionPlanned), "the plan is the first event"
-            return Preview(source.quantised, spec.preset, planned.total_bytes_out)
+    try:
+        with tempfile.TemporaryDirectory() as name:
+            return _preview(repository, preset, Path(name))
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise QwchatError(
+            f"cannot store the beginning of {repository.name} in the folder of temporary files ({reason}): "
+            "free some space there, or set TMPDIR, and pull again"
+        ) from error
+
+
+def _preview(repository: Repository, preset: str | None, folder: Path) -> Preview:
+    if not repository.is_gguf:
+        read_small(repository, repository.files["config.json"], folder)
+        config = read_json_object(folder / "config.json", CheckpointError)
+        quantised = bool(config.get("quantization_config"))
+        return Preview(quantised, conversion_spec(preset, quantised=quantised).preset)
+    for number, file in enumerate(repository.weight_files):
+        _fetch_beginning(repository, file, folder, _PART_BYTES if number else _FIRST_BYTES)
+    with _open_beginnings(repository, folder) as source:
+        spec = conversion_spec(preset, quantised=source.quantised)
+        planned = next(convert_source(source, folder / "model", spec, dry_run=True))
+        assert isinstance(planned, ConversionPlanned), "the plan is the first event"
+        return Preview(source.quantised, spec.preset, planned.total_bytes_out)
 
 
 def _open_beginnings(repository: Repository, folder: Path) -> Source:
