@@ -15,7 +15,9 @@ from quant.errors import ArgumentError
 from quant.families import expected_tensors
 from quant.formats import dequantise, find_format
 from quant.sources import QuantisedRows
+from quant.sources.gguf.block_parts import home_parts
 from tests.quant.exporters.exporting import finished, imported_model, model_of, random_grid, read_safetensors, run
+from tests.quant.sources.gguf.models import SIZES, TYPES, random_blocks
 from tests.tiers import count
 
 WIDE = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2}
@@ -222,3 +224,35 @@ def test_an_unquantised_model_needs_bits(tmp_path: Path) -> None:
     model = model_of(tmp_path, preset="dense")
     with pytest.raises(ArgumentError, match="has no quantised matrix; give 4 or 8 bits to quantise it"):
         run(model, tmp_path / "export", "compressed-tensors")
+
+
+@pytest.mark.parametrize(
+    ("kind", "home", "most"),
+    [
+        ("q4_1", "min4", 0.02),
+        ("q4_k", "k4", 0.02),
+        ("q5_k", "k8", 0.02),
+        ("iq4_nl", "iq4", 0),
+        ("iq4_xs", "iq4k", 5e-4),
+    ],
+)
+def test_homes_of_gguf_types_get_eight_bits(tmp_path: Path, kind: str, home: str, most: float) -> None:
+    def choose(name: str, shape: tuple[int, int]) -> QuantisedRows | None:
+        if not name.endswith("_proj.weight"):
+            return None
+        blocks = random_blocks(TYPES[kind], *shape, seed=len(name), scale=0.01)
+        return QuantisedRows(home, 32, home_parts(kind, blocks))
+
+    model = imported_model(tmp_path, choose, **SIZES)
+    errors = finished(run(model, tmp_path / "export", "compressed-tensors")).errors
+    config = config_of(tmp_path / "export")
+    for module in linear_modules(model):
+        arguments = weight_arguments(config, module)
+        assert arguments is not None
+        assert (arguments["num_bits"], arguments["group_size"], arguments["symmetric"]) == (8, 32, True)
+        codes, scales, points = decoded(tmp_path / "export", module, arguments)
+        expected = dequantise(model.tensor(f"{module}.weight"))
+        values = (codes.astype(float) - np.repeat(points, 32, axis=1)) * np.repeat(scales.astype(float), 32, axis=1)
+        error = np.sqrt(np.square(values - expected).sum() / np.square(expected.astype(float)).sum())
+        assert errors[f"{module}.weight"] == pytest.approx(error, rel=1e-4)
+        assert error <= most
