@@ -26,6 +26,12 @@ _NUMBERS |= {12: "<f8"}
 _DTYPES = {kind: np.dtype(code) for kind, code in _NUMBERS.items()}
 
 
+def check_length(data: mmap.mmap, where: str) -> None:
+    """Raise CheckpointError if the file has shrunk since it was mapped: its lost pages must not be touched."""
+    if data.size() < len(data):
+        raise CheckpointError(f"{where} shrank while it was read; download it again")
+
+
 class Cursor:
     """Position in the header of a mapped file. It never moves past the end.
 
@@ -99,7 +105,7 @@ class Metadata(Mapping[str, Value]):
     """Values by key. Each access decodes the value again, so that large arrays take memory only while they are used.
 
     f32 values are the shortest decimals that round to them: 1e-06, not 9.999999974752427e-07. Access raises
-    CheckpointError for a string that is not UTF-8.
+    CheckpointError for a string that is not UTF-8, or if the file has shrunk.
     """
 
     def __init__(self, data: mmap.mmap, where: str, stored: dict[str, _Stored]) -> None:
@@ -110,6 +116,7 @@ class Metadata(Mapping[str, Value]):
     def __getitem__(self, key: str) -> Value:
         """Return the value of `key`. Raises KeyError if it is missing."""
         stored = self._stored[key]
+        check_length(self._data, self._where)
         if stored.kind == _STRING:
             return self._strings(key, stored)
         values = self._numbers(key, stored)

@@ -22,7 +22,7 @@ from quant.errors import CheckpointError
 from quant.safe_files import open_regular_file
 from quant.sources.fingerprint import sample_digest
 from quant.sources.gguf.block_types import BLOCK_TYPES, OTHER_TYPES, BlockType
-from quant.sources.gguf.metadata import Cursor, Metadata, read_metadata
+from quant.sources.gguf.metadata import Cursor, Metadata, check_length, read_metadata
 from quant.sources.source import short_name
 
 MAGIC = b"GGUF"
@@ -94,8 +94,10 @@ class GgufFile:
     def blocks(self, name: str, start: int, stop: int) -> NDArray[np.uint8]:
         """Return the bytes of rows `start` to `stop`, exclusive, as (rows, blocks, bytes per block) u8.
 
-        The result is a view of the mapped file, which the caller must not keep. A vector is one row.
+        The result is a view of the mapped file, which the caller must not keep. A vector is one row. Raises
+        CheckpointError if the file has shrunk.
         """
+        check_length(self._data, str(self.path))
         tensor = self.tensors[name]
         row_blocks = tensor.shape[-1] // tensor.type.weights
         row_bytes = row_blocks * tensor.type.block_bytes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -331,3 +332,24 @@ def test_vocabularies_without_a_model_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "vocabulary.gguf"
     file.write_bytes(gguf_file({"general.architecture": "qwen2"}))
     assert refusal(file) == f"{file} has neither token_embd.weight nor tokens; is it a file with a vocabulary only?"
+
+
+def test_files_that_shrink_while_they_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "model.gguf"
+    write_model(file)
+    with open_source(file) as source:
+        assert source.config
+        os.truncate(file, 4096)
+        with pytest.raises(CheckpointError, match=r"model\.gguf shrank while it was read; download it again"):
+            source.read(Q_PROJ)
+        with pytest.raises(CheckpointError, match=r"model\.gguf shrank while it was read; download it again"):
+            assert source.files
+
+
+def test_special_files_do_not_hang(tmp_path: Path) -> None:
+    pipe = tmp_path / "model.gguf"
+    os.mkfifo(pipe)
+    assert refusal(pipe) == f"{pipe} is not a regular file; is {tmp_path} the right folder?"
+    link = tmp_path / "other.gguf"
+    link.symlink_to("/dev/zero")
+    assert refusal(link) == f"{link} is not a regular file; is {tmp_path} the right folder?"
