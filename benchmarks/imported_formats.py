@@ -7,9 +7,9 @@ The model has layers of Qwen2-1.5B's shape and a smaller vocabulary; every matri
 codes are random bytes, and each tensor has memory of its own, so that decode reads as much as from a file.
 
 In each round a format is measured between two measurements of its reference, q4 or q8, and compared with their mean. A
-ratio is the median of the rounds, so that other programs on the machine disturb both sides alike. `decode` compares
-bytes of weights per second, since formats of the same bits differ in the bits of their scales; `prefill` compares
-tokens per second.
+ratio is the median of the rounds, and rates count the CPU time of one thread, so that other programs on the machine
+disturb neither side much. `decode` compares bytes of weights per second, since formats of the same bits differ in the
+bits of their scales; `prefill` compares tokens per second.
 
 Prints a table. The exit code is 1 if a ratio is below 0.9.
 """
@@ -119,34 +119,32 @@ class Subject:
     ratios: dict[str, list[float]] = field(default_factory=lambda: {"decode": [], "prefill": []})
 
     @classmethod
-    def of(cls, config: ModelConfig, name: str, threads: int) -> Subject:
+    def of(cls, config: ModelConfig, name: str) -> Subject:
         """Make the model of a format, and evaluate it once."""
         model = ResidentModel(config, name)
-        subject = cls(
-            name, CachedContext(build_decoder(model, threads=threads, context=CONTEXT, kv="f32")), model.nbytes
-        )
+        subject = cls(name, CachedContext(build_decoder(model, threads=1, context=CONTEXT, kv="f32")), model.nbytes)
         subject.measure()
         return subject
 
     def measure(self) -> dict[str, float]:
-        """Return the rates of one prompt and of the tokens after it."""
+        """Return the rates of one prompt and of the tokens after it, per second of CPU time."""
         context, ids = self.context, np.arange(PROMPT + REPLY, dtype=np.int64)
         chunk = context.decoder.chunk
         context.truncate(0)
-        began = time.perf_counter()
+        began = time.process_time()
         for start in range(0, PROMPT, chunk):
             context.evaluate(ids[start : min(start + chunk, PROMPT)], chunk)
-        read = time.perf_counter()
+        read = time.process_time()
         for place in range(PROMPT, PROMPT + REPLY):
             context.evaluate(ids[place : place + 1], 0)
-        end = time.perf_counter()
+        end = time.process_time()
         return {"decode": self.nbytes * REPLY / (end - read), "prefill": PROMPT / (read - began)}
 
 
-def measure(config: ModelConfig, names: Sequence[str], rounds: int, threads: int) -> list[Subject]:
+def measure(config: ModelConfig, names: Sequence[str], rounds: int) -> list[Subject]:
     """Measure formats beside their references, and return them all; the references come first."""
-    references = {bits: Subject.of(config, name, threads) for bits, name in REFERENCES.items()}
-    subjects = [Subject.of(config, name, threads) for name in names]
+    references = {bits: Subject.of(config, name) for bits, name in REFERENCES.items()}
+    subjects = [Subject.of(config, name) for name in names]
     for _ in range(rounds):
         for subject in subjects:
             fmt = find_format(subject.name)
@@ -201,12 +199,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--formats", nargs="+", default=list(FORMATS), help="formats to measure")
     parser.add_argument("--rounds", type=int, default=15, help="rounds of each format")
-    parser.add_argument("--threads", type=int, default=2, help="threads of the engine")
     add_results_option(parser)
     options = parser.parse_args()
-    subjects = measure(shape_config("0.5B", **_SHAPE), options.formats, options.rounds, options.threads)
+    subjects = measure(shape_config("0.5B", **_SHAPE), options.formats, options.rounds)
     print(as_table(subjects))
-    append(options.results, as_measurements(subjects, Conditions.of_this_run("imported_formats", options.threads)))
+    append(options.results, as_measurements(subjects, Conditions.of_this_run("imported_formats", 1)))
     ratios = [statistics.median(each) for subject in subjects for each in subject.ratios.values() if each]
     return int(min(ratios) < BAR)
 

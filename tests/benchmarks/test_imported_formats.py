@@ -25,7 +25,7 @@ def test_random_weights_have_the_size_of_trained_ones(name: str) -> None:
 def test_each_format_is_compared_with_the_reference_of_its_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(imported_formats, "PROMPT", 16)
     monkeypatch.setattr(imported_formats, "REPLY", 2)
-    subjects = measure(SMALL, ["k4", "k8"], rounds=2, threads=1)
+    subjects = measure(SMALL, ["k4", "k8"], rounds=2)
     assert [subject.name for subject in subjects] == ["q4", "q8", "k4", "k8"]
     for subject in subjects[2:]:
         reference = subjects[0 if subject.name == "k4" else 1]
