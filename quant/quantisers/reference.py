@@ -172,5 +172,5 @@ def linear_codes(x: F32, inverse: F32, zero: F32, top: np.float32) -> F32:
     return np.clip(np.rint(x * inverse[..., None]) + zero[..., None], 0, top).astype(np.float32)
 
 
-METHODS = [(fmt.name, size) for fmt in FORMATS.values() for size in fmt.group_sizes]
+METHODS = [(fmt.name, size) for fmt in FORMATS.values() if fmt.quantiser for size in fmt.group_sizes]
 """All (format, group size) pairs that the quantisers support."""

@@ -27,7 +27,7 @@ def _level(address):
 
 @kernel
 def embed(matrix, token, out, scratch):
-    """Dequantise row `token` of an embedding matrix.
+    """Dequantise row `token` of an embedding matrix, as `row_scale * (scale * (level - zero)) - subtrahend`.
 
     Args:
         matrix: a MATRIX record of any format.
@@ -51,12 +51,12 @@ def embed(matrix, token, out, scratch):
         unpack_tile(matrix, 0, tile, first, count, scratch)
         for number in range(count):
             block = scratch + number * PANEL_BLOCK_BYTES
-            scale = row_scale * simd.peek_f32(block + PANEL_SCALES + 4 * row)
+            scale = simd.peek_f32(block + PANEL_SCALES + 4 * row)
             other = block + PANEL_OTHERS + 4 * row
             zero = PANEL_ZERO if matrix.zero_step == 0 else _peek_i32(other)
             for column in range(BLOCK):
                 level = _level(block + column // 4 * 64 + 4 * row + column % 4) - zero
-                value = scale * np.float32(level)
+                value = row_scale * (scale * np.float32(level))
                 if matrix.minimums != 0:
                     value -= simd.peek_f32(other)
                 simd.poke_f32(out + ((first + number) * BLOCK + column) * 4, value)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from quant.formats import dequantise
+from quant.formats import PackedTensor, dequantise
 from qwchat.cpu.kernels import reference, row_kernels, simd
 from qwchat.cpu.kernels.embedding_rows import embed
 from qwchat.cpu.kernels.records import PANEL_BLOCK_BYTES, PANEL_BLOCKS, TOKEN_LANES
@@ -89,10 +91,19 @@ def _embed(matrices, token, out, scratch):  # type: ignore[no-untyped-def]
     embed(matrices[0], token, out, scratch)
 
 
+def _rows_scaled_last(packed: PackedTensor) -> np.ndarray:
+    """Return the values of a matrix as row scale * (scale * level), rounded in this order."""
+    row_scales = packed.parts.get("row_scales")
+    if row_scales is None:
+        return dequantise(packed)
+    plain = replace(packed, parts={**packed.parts, "row_scales": np.ones_like(row_scales)})
+    return dequantise(plain) * row_scales.reshape(-1)[: packed.shape[0], None]
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_embed(kind: tuple[str, int, bool]) -> None:
     packed = random_packed(kind, 40, 256, np.random.default_rng(1))
-    expected = dequantise(packed)
+    expected = _rows_scaled_last(packed)
     weights = Weights(Folder(w=packed))
     matrix = weights.matrix("w").reshape(1)
     out, scratch = np.empty(256, np.float32), aligned(PANEL_BLOCKS * PANEL_BLOCK_BYTES, 255)
