@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from quant import formats
 from quant.errors import FormatError
-from quant.formats import IntegerFormat, PackedTensor, q4, q8
+from quant.formats import GroupedFormat, IntegerFormat, PackedTensor, q4, q8
 from quant.formats.dense import BF16, F32, VECTOR
 from quant.formats.linear import LIN4, LIN8
 from tests.tiers import count
@@ -251,7 +251,7 @@ def test_formats_are_named_where_they_are_recorded() -> None:
         "qwchat/cpu/decoder.py",
         "qwchat/cpu/kernels/records.py",
     }
-    names = {name for name, fmt in formats.FORMATS.items() if isinstance(fmt, IntegerFormat)}
+    names = {name for name, fmt in formats.FORMATS.items() if isinstance(fmt, GroupedFormat)}
     files = [*(root / "quant").rglob("*.py"), *(root / "qwchat" / "cpu").rglob("*.py")]
     named = {
         str(file.relative_to(root))
