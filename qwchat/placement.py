@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 from quant.container import ModelFolder
 from quant.formats import find_format
@@ -35,8 +35,7 @@ UploadProgress = Callable[[int, int], None]
 """Called with the bytes of weights that were copied to a GPU, and with the bytes of all of them."""
 
 
-@dataclass(frozen=True)
-class Placement:
+class Placement(NamedTuple):
     """Where the layers of a model run.
 
     Attributes:
@@ -296,8 +295,7 @@ def _too_many_layers(sizes: PartSizes, wanted: int, fitting: int, memory: int) -
     return GpuMemoryError(ArgumentMessage(f"{problem}: use ", remedy, ", or a smaller ", Argument("context")))
 
 
-@dataclass(frozen=True)
-class _GpuBuild:
+class _GpuBuild(NamedTuple):
     """Arguments of `build_decoder` once a GPU is open."""
 
     folder: ModelFolder
@@ -321,7 +319,7 @@ class _GpuBuild:
                     raise
                 if not request.needs_gpu and fewer < placed.num_layers * LEAST_SHARE:
                     return self._rest(None), Placement(placed.num_layers, reason=_clause(error))
-                placed = replace(placed, gpu_layers=fewer, reason="the GPU's memory ran out with more layers")
+                placed = placed._replace(gpu_layers=fewer, reason="the GPU's memory ran out with more layers")
             gpu = OpenGpu(gpu.driver, gpu.gpu)
 
     def _assemble(self, gpu: OpenGpu, placed: Placement) -> Decoder:

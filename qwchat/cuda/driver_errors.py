@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from quant.units import binary_size
 from quant.wording import Argument, ArgumentMessage, SuggestedArgument
@@ -14,8 +14,7 @@ INVALID_DEVICE = 101
 NOT_READY = 600
 
 
-@dataclass(frozen=True)
-class _Explanation:
+class _Explanation(NamedTuple):
     """What a code means, and what the user can do besides using the CPU."""
 
     problem: str
