@@ -25,8 +25,8 @@ CPU = """\
 On the CPU with 16.0 GB of memory, 30.0 GB/s:
 
 preset  context  KV   weights  KV cache  work space   total  fits  tok/s
-q4        1,024  f32   4.5 GB    117 MB     30.0 MB  4.8 GB  yes     6.9
-q4       32,768  q8    4.5 GB    998 MB     54.3 MB  5.7 GB  yes     5.7
+q4        1,024  f32   4.5 GB    117 MB     30.5 MB  4.8 GB  yes     6.9
+q4       32,768  q8    4.5 GB    998 MB     54.7 MB  5.7 GB  yes     5.7
 """
 CARD = """\
 On RTX 3050 6GB with 6.3 GB of memory, 168 GB/s, about 419 MB for its driver:
