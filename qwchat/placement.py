@@ -295,15 +295,20 @@ def _too_many_layers(sizes: PartSizes, wanted: int, fitting: int, memory: int) -
     return GpuMemoryError(ArgumentMessage(f"{problem}: use ", remedy, ", or a smaller ", Argument("context")))
 
 
-class _GpuBuild(NamedTuple):
-    """Arguments of `build_decoder` once a GPU is open."""
+class _GpuBuild:
+    """Arguments of `build_decoder` once a GPU is open. A plain class, since a start makes it without a GPU as well."""
 
-    folder: ModelFolder
-    request: DeviceRequest
-    threads: int | None
-    context: int | None
-    kv: str
-    progress: UploadProgress | None
+    def __init__(
+        self,
+        folder: ModelFolder,
+        request: DeviceRequest,
+        threads: int | None,
+        context: int | None,
+        kv: str,
+        progress: UploadProgress | None,
+    ) -> None:
+        self.folder, self.request, self.progress = folder, request, progress
+        self.threads, self.context, self.kv = threads, context, kv
 
     def decoder(self, gpu: OpenGpu, placed: Placement) -> tuple[Decoder, Placement]:
         """Build the decoder of a placement, with fewer layers on the GPU if its memory still runs out."""

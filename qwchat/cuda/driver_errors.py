@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from quant.units import binary_size
 from quant.wording import Argument, ArgumentMessage, SuggestedArgument
 from qwchat.errors import GpuError, GpuLostError, GpuMemoryError, QwchatError, UsageError
@@ -13,38 +11,31 @@ OUT_OF_MEMORY = 2
 INVALID_DEVICE = 101
 NOT_READY = 600
 
-
-class _Explanation(NamedTuple):
-    """What a code means, and what the user can do besides using the CPU."""
-
-    problem: str
-    remedy: str
-
-
 _UPDATE = "update the NVIDIA driver"
 _REINSTALL = "reinstall the NVIDIA driver"
 _RESTART = "restart the machine"
 _REPORT = "report this as a bug"
-_REFUSED = _Explanation("the NVIDIA driver cannot compile this program's GPU code", _UPDATE)
+_REFUSED = ("the NVIDIA driver cannot compile this program's GPU code", _UPDATE)
 
+# Code -> what it means, and what the user can do besides using the CPU. Plain tuples are made at no cost.
 _EXPLANATIONS = {
-    34: _Explanation("the libcuda that was found is a stub of the CUDA toolkit", "install the NVIDIA driver"),
-    35: _Explanation("the NVIDIA driver is too old", _UPDATE),
-    46: _Explanation("the GPU is used exclusively by another process", "end that process"),
-    100: _Explanation("the NVIDIA driver found no GPU", "check CUDA_VISIBLE_DEVICES"),
+    34: ("the libcuda that was found is a stub of the CUDA toolkit", "install the NVIDIA driver"),
+    35: ("the NVIDIA driver is too old", _UPDATE),
+    46: ("the GPU is used exclusively by another process", "end that process"),
+    100: ("the NVIDIA driver found no GPU", "check CUDA_VISIBLE_DEVICES"),
     200: _REFUSED,
     209: _REFUSED,
     218: _REFUSED,
-    221: _Explanation("the NVIDIA driver has no compiler (libnvidia-ptxjitcompiler)", _REINSTALL),
+    221: ("the NVIDIA driver has no compiler (libnvidia-ptxjitcompiler)", _REINSTALL),
     222: _REFUSED,
-    223: _Explanation("compiling GPU code is disabled", "unset CUDA_DISABLE_PTX_JIT"),
-    304: _Explanation("the system refused a call of the NVIDIA driver", _RESTART),
-    701: _Explanation("the GPU has too few registers or too little shared memory for a kernel", _REPORT),
-    720: _Explanation("the GPU cannot hold all blocks of a kernel at once", _REPORT),
-    802: _Explanation("the GPU is not ready", "start nvidia-fabricmanager"),
-    803: _Explanation("libcuda and the kernel module of the NVIDIA driver differ in version", _RESTART),
-    804: _Explanation("the CUDA compatibility package does not support this GPU", _UPDATE),
-    999: _Explanation("the NVIDIA driver failed for an unknown reason", _RESTART),
+    223: ("compiling GPU code is disabled", "unset CUDA_DISABLE_PTX_JIT"),
+    304: ("the system refused a call of the NVIDIA driver", _RESTART),
+    701: ("the GPU has too few registers or too little shared memory for a kernel", _REPORT),
+    720: ("the GPU cannot hold all blocks of a kernel at once", _REPORT),
+    802: ("the GPU is not ready", "start nvidia-fabricmanager"),
+    803: ("libcuda and the kernel module of the NVIDIA driver differ in version", _RESTART),
+    804: ("the CUDA compatibility package does not support this GPU", _UPDATE),
+    999: ("the NVIDIA driver failed for an unknown reason", _RESTART),
 }
 
 LOST = {
@@ -92,7 +83,8 @@ def error_of(code: int, call: str, detail: str = "") -> QwchatError:
         )
     known = _EXPLANATIONS.get(code)
     if known is not None:
-        return GpuError(_with_cpu(f"{known.problem}{where}", known.remedy))
+        problem, remedy = known
+        return GpuError(_with_cpu(f"{problem}{where}", remedy))
     return GpuError(_with_cpu(f"the NVIDIA driver failed{where}", _REPORT))
 
 

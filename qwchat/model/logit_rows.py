@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LargestLogits:
     """The largest logits of a row.
 
@@ -35,7 +35,7 @@ class LogitRow(Protocol):
         """Return the largest logits, all logits of the row being finite; None if the device has not found them."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class HostRow:
     """A row of logits that the host has."""
 
