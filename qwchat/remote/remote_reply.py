@@ -6,10 +6,10 @@ import re
 from collections.abc import Callable, Iterator
 
 from qwchat.events import Done, FinishReason, Stats, TextStep, TokenLogprob
-from qwchat.reasoning import CLOSING_TAG, OPENING_TAG, ReasoningSplitter, ReplyParts
+from qwchat.reasoning import CLOSING_TAG, OPENING_TAG
 from qwchat.remote.chunks import Chunk, Timings, Usage
 from qwchat.request import Request
-from qwchat.text.stop_strings import StopStrings
+from qwchat.text.reply_text import ReplyText
 
 _HIGH_SURROGATE = re.compile("[\ud800-\udbff]\\Z")
 
@@ -49,33 +49,29 @@ class RemoteReplyBuilder:
         context: size of the context window.
         continued: the reply so far, as the model wrote it.
         clock: returns seconds.
-
-    Attributes:
-        stopped: whether a stop string ended the reply.
     """
 
     def __init__(
         self, request: Request, prompt_tokens: int, context: int, continued: str, clock: Callable[[], float]
     ) -> None:
         self._request, self._prompt_tokens, self._context, self._clock = request, prompt_tokens, context, clock
-        self._splitter, self._stops, self._joiner = (
-            ReasoningSplitter("optional"),
-            StopStrings(request.stop),
-            PairJoiner(),
-        )
-        self._raw: list[str] = []
-        self._thought: list[str] = []
-        self._answer: list[str] = []
-        self._answer_length = self._pieces = self._reasoning_pieces = 0
+        self._text, self._joiner = ReplyText("optional", request.stop), PairJoiner()
+        self._splitter = self._text.splitter
+        self._pieces = self._reasoning_pieces = 0
         self._logprobs: list[TokenLogprob] = []
         self._usage, self._timings, self._reason = Usage(), Timings(), ""
         self._started = self._clock()
         self._first: float | None = None
         self._last = self._started
-        self._in_reasoning = self.stopped = False
+        self._in_reasoning = False
         if continued:
-            self._add(continued)
+            self._text.push(continued)
             self._reasoning_pieces = int(self._splitter.has_thought)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string ended the reply."""
+        return self._text.stopped
 
     def push(self, chunk: Chunk) -> Iterator[TextStep]:
         """Add a chunk and yield the text that is final."""
@@ -95,7 +91,7 @@ class RemoteReplyBuilder:
         """Yield the text that is held back, at the end of the reply."""
         if self.stopped:
             return
-        thought, answer = self._add(self._joiner.flush(), ends=True)
+        thought, answer = self._text.push(self._joiner.flush(), ends=True)
         if thought:
             yield TextStep(thought, None, reasoning=True)
         if answer:
@@ -103,17 +99,13 @@ class RemoteReplyBuilder:
 
     def done(self, *, cancelled: bool) -> Done:
         """Return the final event of the reply."""
-        text, raw = "".join(self._answer), None
-        if self._splitter.has_thought:
-            whole = "".join(self._raw)
-            raw = whole[: len(whole) - self._answer_length] + text
+        text = self._text.answer
         constraint = self._request.constraint
         stats = self._stats()
         reason = "stop" if self.stopped else "cancelled" if cancelled else self._finish_reason(stats)
         meets = None if constraint is None else constraint.fits(text)
-        return Done(
-            reason, stats, text, (), self._request.seed, meets, tuple(self._logprobs), "".join(self._thought), raw
-        )
+        logprobs, seed = tuple(self._logprobs), self._request.seed
+        return Done(reason, stats, text, (), seed, meets, logprobs, self._text.thought, self._text.raw)
 
     def _with_tags(self, chunk: Chunk) -> str:
         """Return the text of a chunk as the model wrote it, with the tags of a thought."""
@@ -130,7 +122,7 @@ class RemoteReplyBuilder:
 
     def _steps(self, text: str, tokens: int, logprobs: tuple[TokenLogprob, ...]) -> Iterator[TextStep]:
         was_open = self._splitter.undecided or self._splitter.thinking
-        thought, answer = self._add(text)
+        thought, answer = self._text.push(text)
         in_thought = was_open and self._splitter.has_thought
         self._pieces += tokens
         self._reasoning_pieces += tokens if in_thought else 0
@@ -141,21 +133,6 @@ class RemoteReplyBuilder:
         if thought:
             yield TextStep(thought, None, reasoning=True)
         yield TextStep(answer, None, logprob, unnamed_tokens=tokens)
-
-    def _add(self, text: str, *, ends: bool = False) -> ReplyParts:
-        """Add the next text of the reply, `ends`: its last. Return what is final."""
-        self._raw.append(text)
-        thought, answer = self._splitter.push(text)
-        if ends:
-            rest = self._splitter.flush()
-            thought, answer = thought + rest.thought, answer + rest.answer
-        self._answer_length += len(answer)
-        answer, self.stopped = self._stops.push(answer)
-        if ends and not self.stopped:
-            answer += self._stops.flush()
-        self._thought.append(thought)
-        self._answer.append(answer)
-        return ReplyParts(thought, answer)
 
     def _finish_reason(self, stats: Stats) -> FinishReason:
         if self._reason != "length":

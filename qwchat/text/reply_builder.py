@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from qwchat.events import Done, Finished, TextStep, TokenLogprob, TokenStep
-from qwchat.reasoning import ReasoningSplitter, ReasoningStart, ReplyParts
+from qwchat.reasoning import ReasoningStart
 from qwchat.request import Request
 from qwchat.text.detokenizer import StreamDecoder
-from qwchat.text.stop_strings import StopStrings
+from qwchat.text.reply_text import ReplyText
 from qwchat.text.thought_budget import ThoughtBudget
 from qwchat.text.tokenizer import Tokenizer
 
@@ -33,19 +33,20 @@ class ReplyBuilder:
         continued_ids: Sequence[int],
         reasoning: ReasoningStart = "none",
     ) -> None:
-        self._decoder, self._stops, self._seed = StreamDecoder(tokenizer), StopStrings(request.stop), request.seed
+        self._decoder, self._seed = StreamDecoder(tokenizer), request.seed
+        self._text = ReplyText(reasoning, request.stop)
         self._tokenizer, self._constraint = tokenizer, request.constraint
-        self._splitter = ReasoningSplitter(reasoning)
         self._budget = ThoughtBudget(tokenizer, request.think_budget, constrained=request.constraint is not None)
         self._ids: list[int] = []
         self._logprobs: list[TokenLogprob] = []
-        self._raw: list[str] = []
-        self._thought: list[str] = []
-        self._answer: list[str] = []
-        self._answer_length = self._reasoning_tokens = 0  # The answer with a stop string and what follows it.
-        self.stopped = False
+        self._reasoning_tokens = 0
         for token_id in continued_ids:  # restores the text that was held back
             self.step(TokenStep(token_id))
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string ended the reply."""
+        return self._text.stopped
 
     def forced_tokens(self) -> Sequence[int]:
         """Return the tokens that come next because they close the thought; empty if the next token is free."""
@@ -54,17 +55,18 @@ class ReplyBuilder:
     def step(self, step: TokenStep) -> list[TextStep]:
         """Add a token and return the text that is final: one step, or two if the token ends the thought within it."""
         self._ids.append(step.token_id)
-        was_thinking = self._splitter.thinking
-        was_open = self._splitter.undecided or was_thinking
-        thought, answer = self._add(self._decoder.push(step.token_id), ends=False)
-        in_thought = was_open and self._splitter.has_thought
+        splitter = self._text.splitter
+        was_thinking = splitter.thinking
+        was_open = splitter.undecided or was_thinking
+        thought, answer = self._text.push(self._decoder.push(step.token_id))
+        in_thought = was_open and splitter.has_thought
         if in_thought:
             self._reasoning_tokens = len(self._ids)
         self._budget.add(
             step.token_id,
             was_thinking=was_thinking,
-            thinking=self._splitter.thinking,
-            starts_line=self._raw[-1].endswith("\n"),
+            thinking=splitter.thinking,
+            starts_line=self._text.starts_line,
         )
         logprob = self._token_logprob(step)
         if in_thought and not answer:
@@ -76,7 +78,7 @@ class ReplyBuilder:
         """Return the text that is held back, at the end of the reply, or None."""
         if self.stopped:
             return None
-        thought, answer = self._add(self._decoder.flush(), ends=True)
+        thought, answer = self._text.push(self._decoder.flush(), ends=True)
         if thought:  # Then the thought was never closed.
             return TextStep(thought, None, reasoning=True)
         return TextStep(answer, None) if answer else None
@@ -84,10 +86,7 @@ class ReplyBuilder:
     def done(self, end: Finished) -> Done:
         """Return the final event of the reply."""
         reason = "stop" if self.stopped else end.reason
-        text, raw = "".join(self._answer), None
-        if self._splitter.has_thought:
-            whole = "".join(self._raw)
-            raw = whole[: len(whole) - self._answer_length] + text
+        text = self._text.answer
         meets = None if self._constraint is None else self._constraint.fits(text)
         stats = replace(end.stats, reasoning_tokens=self._reasoning_tokens)
         return Done(
@@ -98,25 +97,10 @@ class ReplyBuilder:
             self._seed,
             meets,
             tuple(self._logprobs),
-            "".join(self._thought),
-            raw,
+            self._text.thought,
+            self._text.raw,
             self._budget.closed,
         )
-
-    def _add(self, text: str, *, ends: bool) -> ReplyParts:
-        """Add the next text of the reply, `ends`: its last. Return what is final."""
-        self._raw.append(text)
-        thought, answer = self._splitter.push(text)
-        if ends:
-            rest = self._splitter.flush()
-            thought, answer = thought + rest.thought, answer + rest.answer
-        self._answer_length += len(answer)
-        answer, self.stopped = self._stops.push(answer)
-        if ends and not self.stopped:
-            answer += self._stops.flush()
-        self._thought.append(thought)
-        self._answer.append(answer)
-        return ReplyParts(thought, answer)
 
     def _token_logprob(self, step: TokenStep) -> TokenLogprob | None:
         if step.logprob is None:
