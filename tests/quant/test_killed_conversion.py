@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import random
 import signal
 import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,36 +14,8 @@ from quant.container import open_model
 from quant.errors import ContainerError
 from quant.verification import verify
 from tests.quant.converting import content, run
+from tests.quant.deadly_calls import FORK, die_at_call
 from tests.tiers import count
-
-SYSTEM_CALLS = ("pwrite", "write", "fsync", "mkdir", "rename", "unlink", "ftruncate", "posix_fallocate", "open")
-FORK = multiprocessing.get_context("fork")
-
-
-def die_at_call(source: Path, destination: Path, number: int, options: dict[str, Any]) -> None:
-    """Convert, and kill this process before, during or after its n-th modifying system call."""
-    calls = 0
-
-    def deadly(original: Callable[..., Any], name: str) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            if calls < number:
-                return original(*args, **kwargs)
-            moment = number % 3
-            if moment == 1 and name in ("pwrite", "write"):
-                original(args[0], args[1][: len(args[1]) // 2], *args[2:])
-            elif moment == 2:
-                original(*args, **kwargs)
-            os.kill(os.getpid(), signal.SIGKILL)
-            raise AssertionError("unreachable")
-
-        return call
-
-    for name in SYSTEM_CALLS:
-        setattr(os, name, deadly(getattr(os, name), name))
-    run(source, destination, **options)
-    os._exit(0)
 
 
 def check_half_written(parent: Path, expected: dict[str, bytes]) -> None:
@@ -68,7 +37,8 @@ def test_killed_at_a_random_system_call(source: Path, tmp_path: Path, expected: 
     destination = tmp_path / "model"
     for attempt in range(3):
         child = FORK.Process(
-            target=die_at_call, args=(source, destination, chance.randint(1, 130), {"resume": attempt > 0})
+            target=die_at_call,
+            args=(chance.randint(1, 130), partial(run, source, destination, resume=attempt > 0)),
         )
         child.start()
         child.join()
@@ -88,7 +58,7 @@ def test_killed_at_every_one_of_the_last_calls(source: Path, tmp_path: Path, exp
         folder.mkdir()
         run(source, folder / "model", preset="q8")
         old = content(folder / "model")
-        child = FORK.Process(target=die_at_call, args=(source, folder / "model", number, {"force": True}))
+        child = FORK.Process(target=die_at_call, args=(number, partial(run, source, folder / "model", force=True)))
         child.start()
         child.join()
         if (folder / "model").exists():

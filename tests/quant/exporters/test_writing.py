@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import random
 import shutil
 import signal
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +17,10 @@ from quant.errors import ArgumentError, ContainerError, DestinationBusyError, Di
 from quant.exporters import export
 from quant.exporters.export_events import ExportAdvanced, ExportPlanned
 from tests.quant.converting import content
+from tests.quant.deadly_calls import FORK, die_at_call
 from tests.quant.exporters.exporting import finished, model_of, notices, run
 from tests.tiers import count
 
-SYSTEM_CALLS = ("pwrite", "write", "fsync", "mkdir", "rename", "unlink", "ftruncate", "posix_fallocate", "open")
-FORK = multiprocessing.get_context("fork")
 SHARD_BYTES = 40_000
 
 
@@ -165,31 +162,9 @@ def test_invalid_arguments(model: ModelFolder, tmp_path: Path, options: dict[str
         run(model, tmp_path / "export", "onnx")
 
 
-def die_at_call(model: Path, destination: Path, number: int, options: dict[str, Any]) -> None:
-    """Export, and kill this process before, during or after its n-th modifying system call."""
-    calls = 0
-
-    def deadly(original: Callable[..., Any], name: str) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            if calls < number:
-                return original(*args, **kwargs)
-            moment = number % 3
-            if moment == 1 and name in ("pwrite", "write"):
-                original(args[0], args[1][: len(args[1]) // 2], *args[2:])
-            elif moment == 2:
-                original(*args, **kwargs)
-            os.kill(os.getpid(), signal.SIGKILL)
-            raise AssertionError("unreachable")
-
-        return call
-
-    for name in SYSTEM_CALLS:
-        setattr(os, name, deadly(getattr(os, name), name))
+def export_all(model: Path, destination: Path, **options: Any) -> None:
     for _ in export(model, destination, "safetensors", shard_bytes=SHARD_BYTES, **options):
         pass
-    os._exit(0)
 
 
 @pytest.mark.parametrize("seed", range(count(20, 3)))
@@ -200,7 +175,9 @@ def test_killed_at_random_system_calls_and_resumed(
     destination = tmp_path / "export"
     for attempt in range(3):
         number = chance.randint(1, 120)
-        child = FORK.Process(target=die_at_call, args=(model.path, destination, number, {"resume": attempt > 0}))
+        child = FORK.Process(
+            target=die_at_call, args=(number, partial(export_all, model.path, destination, resume=attempt > 0))
+        )
         child.start()
         child.join()
         assert child.exitcode in (0, -signal.SIGKILL)
@@ -218,7 +195,9 @@ def test_killed_at_every_one_of_the_last_calls(model: ModelFolder, tmp_path: Pat
         folder.mkdir()
         run(model, folder / "export", "safetensors")
         old = content(folder / "export")
-        child = FORK.Process(target=die_at_call, args=(model.path, folder / "export", number, {"force": True}))
+        child = FORK.Process(
+            target=die_at_call, args=(number, partial(export_all, model.path, folder / "export", force=True))
+        )
         child.start()
         child.join()
         complete = [content(path) for path in folder.iterdir() if path.is_dir()]

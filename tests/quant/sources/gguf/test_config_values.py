@@ -16,6 +16,7 @@ from quant.model_config import YarnScaling
 from quant.sources.gguf.config_values import config_values
 from quant.sources.gguf.reader import GgufFile
 from tests.quant.sources.gguf.files import Typed, gguf_file
+from tests.quant.sources.gguf.models import model_metadata
 
 PUBLISHED = (
     *("qwen2-0.5b-instruct", "qwen2-1.5b-instruct", "qwen2-7b-instruct", "qwen2-72b-instruct"),
@@ -35,22 +36,8 @@ SMALL: dict[str, Any] = {
 
 def metadata_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the metadata that llama.cpp's converter writes for a published config.json."""
-    kind = config["model_type"]
-    return {
-        "general.architecture": kind,
-        "general.type": "model",
-        "general.quantization_version": 2,
-        f"{kind}.block_count": config["num_hidden_layers"],
-        f"{kind}.context_length": config["max_position_embeddings"],
-        f"{kind}.embedding_length": config["hidden_size"],
-        f"{kind}.feed_forward_length": config["intermediate_size"],
-        f"{kind}.attention.head_count": config["num_attention_heads"],
-        f"{kind}.attention.head_count_kv": config["num_key_value_heads"],
-        f"{kind}.rope.freq_base": float(config["rope_theta"]),
-        f"{kind}.attention.layer_norm_rms_epsilon": config["rms_norm_eps"],
-        "tokenizer.ggml.bos_token_id": config["bos_token_id"],
-        "tokenizer.ggml.eos_token_id": config["eos_token_id"],
-    }
+    tokenizer = {f"tokenizer.ggml.{name}_token_id": config[f"{name}_token_id"] for name in ("bos", "eos")}
+    return model_metadata(config) | tokenizer
 
 
 def values_of(folder: Path, metadata: Mapping[str, Any], vocab_size: int = 320, tied: bool = False) -> dict[str, Any]:
