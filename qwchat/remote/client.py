@@ -124,7 +124,7 @@ class EndpointClient:
 
         Raises:
             CancelledError: `cancel` returned True; the connection is closed.
-            EndpointError, ModelError, PromptTooLongError: there is no reply, or it is cut off.
+            EndpointError, ModelError, PromptTooLongError: the server does not reply, or cuts the reply off.
         """
         tries = 0
         url = f"{self.endpoint.url}/chat/completions"
@@ -300,7 +300,7 @@ def _server_model(entry: object) -> ServerModel | None:
 
 
 def _parsed(data: bytes) -> Any:
-    """Return the value of a JSON text; None if it is none."""
+    """Return the value of a JSON text; None for text that is not JSON."""
     try:
         return json.loads(data.decode("utf-8", "replace"))
     except (ValueError, RecursionError):

@@ -159,7 +159,7 @@ class RemoteModel:
         Raises:
             PromptTooLongError: the prompt does not fit in the context window.
             UsageError: `request` needs what a server cannot do.
-            EndpointError, ModelError: there is no reply, or it is cut off. What arrived was yielded.
+            EndpointError, ModelError: the server does not reply, or cuts the reply off. What arrived was yielded.
         """
         assert isinstance(prompt, RemotePrompt), "prompts of other models have no messages"
         if request.think_budget:

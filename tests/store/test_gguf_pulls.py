@@ -78,7 +78,7 @@ def test_a_wrong_checksum_of_the_second_part(hub: Hub, local: Path) -> None:
     code, _, err = hub.pull("Qwen/Tiny-GGUF", "--file", "Q8_0/*")
     assert code == 0, err
     assert_same(hub.models / NAME, local)
-    # The first part was there: its beginning alone was read again, for the plan.
+    # The first part was there: only its beginning was fetched a second time, for the plan.
     beginning = min(8 << 20, (hub.source / "Q8_0" / FIRST).stat().st_size)
     assert hub.state.sent[FIRST] - before <= beginning
 
