@@ -7,6 +7,7 @@ of 64 bytes. The file is memory-mapped, never read as a whole. manifest.json is
      "producer": {"name", "version"},
      "source": {"name", "fingerprint", "bytes"} and, if downloaded, {"repository", "revision", "licence"},
      "settings": {"preset", "group_size"},
+     ["quality": {"kl_mean", "kl_p999", "same_top", "tokens", "text"}],
      "weights": {"file": "weights.bin", "bytes"},
      "tensors": {NAME: {"format", "shape", "group_size", "sha256", "relative_error", ["requantised_from"],
                         "parts": {PART: {"dtype", "shape", "offset", "nbytes"}}}},
@@ -14,7 +15,8 @@ of 64 bytes. The file is memory-mapped, never read as a whole. manifest.json is
 
 The sha256 of a tensor is the SHA-256 of the concatenated SHA-256 digests of its parts, in manifest order, so that the
 parts can be hashed while they are written in parallel. relative_error is sqrt(sum of squared errors / sum of squares).
-requantised_from is the quantised type of the tensor in the source, if its codes were not kept.
+requantised_from is the quantised type of the tensor in the source, if its codes were not kept. quality is the distance
+from the source that was measured before the folder was published (`quant.quality`), if it was.
 
 Model folders are untrusted: `open_model` checks every size, offset, dtype and shape against the layouts and config.json
 before any weight is used. It does not read weights.bin; `quant.verification` checks its content.
@@ -39,6 +41,7 @@ from quant.families import expected_tensors, parameter_count, read_config
 from quant.formats import PackedTensor, layout
 from quant.json_fields import JsonFields, short_repr
 from quant.model_config import ModelConfig
+from quant.quality import Quality, read_quality
 from quant.safe_files import COPIED_FILES, is_regular_file, open_regular_file, parse_json_object, read_bounded
 
 MANIFEST_NAME = "manifest.json"
@@ -103,6 +106,11 @@ class ModelFolder:
     def source_fingerprint(self) -> str:
         """Fingerprint of the source checkpoint."""
         return str(self.manifest["source"]["fingerprint"])
+
+    @property
+    def quality(self) -> Quality | None:
+        """Distance from the source; None if the conversion did not measure it."""
+        return read_quality(JsonFields(self.manifest, str(self.path), ContainerError))
 
     @property
     def weights_status(self) -> os.stat_result:
@@ -240,6 +248,7 @@ def _check_manifest(path: Path, manifest: dict[str, Any], config: ModelConfig) -
     source.required_text("fingerprint")
     source.required_text("name")
     source.integer("bytes", 0, _MAX_COUNT)
+    read_quality(fields)
     files = fields.inner("files", "")
     for name in files.values:
         if name not in COPIED_FILES:

@@ -11,7 +11,7 @@ import importlib.metadata
 import math
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,15 +19,28 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from quant.container import open_model
+from quant.conversion_events import (
+    CompilingQuantiser,
+    ConversionAdvanced,
+    ConversionEvent,
+    ConversionFinished,
+    ConversionNotice,
+    ConversionPlanned,
+    QualityCheckStarted,
+    TensorFinished,
+    TensorStarted,
+    WaitingForCompiler,
+)
 from quant.destination import check_destination
-from quant.errors import ArgumentError, CheckpointError, FormatError
+from quant.errors import ArgumentError, CheckpointError, FormatError, QualityError
 from quant.families import parameter_count
 from quant.formats import GroupedFormat, PackedTensor, find_format
 from quant.formats.format import TILE_ROWS
 from quant.machine import usable_processors
 from quant.policy import ConversionSpec, TensorPlan, conversion_spec, keep_home, plan_tensors
+from quant.quality import Quality
 from quant.quantisers import machine_code, quantise
-from quant.quantisers.machine_code import CompileStage, CompilingQuantiser, WaitingForCompiler
 from quant.sources import QuantisedRows, Source, TensorInfo, check_tensors, open_source
 from quant.writer import ModelWriter, weights_size
 
@@ -38,6 +51,8 @@ __all__ = [
     "ConversionFinished",
     "ConversionNotice",
     "ConversionPlanned",
+    "QualityCheck",
+    "QualityCheckStarted",
     "TensorFinished",
     "TensorStarted",
     "WaitingForCompiler",
@@ -49,67 +64,8 @@ _HEARTBEAT_SECONDS = 0.25  # between events while waiting for the next rows
 CHUNK_WEIGHTS = 4 << 20
 MAX_WEIGHT = np.float32(1e30)
 
-
-@dataclass(frozen=True)
-class ConversionPlanned:
-    """First event: the exact sizes in bytes, before any work is done."""
-
-    total_bytes_in: int
-    total_bytes_out: int
-    tensors: tuple[TensorPlan, ...]
-    bits_per_weight: float
-    preset: str
-
-
-@dataclass(frozen=True)
-class TensorStarted:
-    """The first rows of a tensor have been quantised."""
-
-    name: str
-    format: str
-
-
-@dataclass(frozen=True)
-class ConversionAdvanced:
-    """Progress in source bytes, including those of an earlier attempt that is resumed."""
-
-    bytes_done: int
-
-
-@dataclass(frozen=True)
-class TensorFinished:
-    """A tensor has been written and journalled. `error` is sqrt(sum of squared errors / sum of squares)."""
-
-    name: str
-    format: str
-    error: float
-
-
-@dataclass(frozen=True)
-class ConversionFinished:
-    """Last event: the model folder is complete."""
-
-    path: Path
-    bits_per_weight: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class ConversionNotice:
-    """Text to show to the user. The conversion continues."""
-
-    text: str
-
-
-ConversionEvent = (
-    ConversionPlanned
-    | CompileStage
-    | TensorStarted
-    | ConversionAdvanced
-    | TensorFinished
-    | ConversionFinished
-    | ConversionNotice
-)
+QualityCheck = Callable[[Path], Quality | None]
+"""Measures a complete model folder that is not published yet; None if it cannot. Raises QualityError to refuse it."""
 
 
 def convert(
@@ -123,6 +79,7 @@ def convert(
     dry_run: bool = False,
     force: bool = False,
     threads: int | None = None,
+    check: QualityCheck | None = None,
 ) -> Generator[ConversionEvent, None, None]:
     """Convert the checkpoint `source` into the model folder `destination`.
 
@@ -139,6 +96,7 @@ def convert(
         dry_run: stop after `ConversionPlanned` without writing anything.
         force: replace an existing model once the new one is complete.
         threads: number of quantising threads. None: one per processor that this process may use.
+        check: compares the complete model with its source before it is published.
 
     Yields:
         `ConversionPlanned` first, then progress, and `ConversionFinished` last.
@@ -148,13 +106,21 @@ def convert(
         CheckpointError: the source is missing, damaged, contradicts its config, or has values that are not finite.
         FormatError: the shape of a tensor does not fit its format.
         DiskFullError: the disk of the destination is full.
+        QualityError: `check` refused the model, which is deleted.
     """
     if threads is not None and threads < 1:
         raise ArgumentError(f"{threads} threads are not enough; give 1 or more")
     with open_source(source) as opened:
         spec = conversion_spec(preset, bits, group_size, quantised=opened.quantised)
         yield from convert_source(
-            opened, destination, spec, resume=resume, dry_run=dry_run, force=force, threads=threads
+            opened,
+            destination,
+            spec,
+            resume=resume,
+            dry_run=dry_run,
+            force=force,
+            threads=threads,
+            check=check,
         )
 
 
@@ -167,6 +133,7 @@ def convert_source(
     dry_run: bool = False,
     force: bool = False,
     threads: int | None = None,
+    check: QualityCheck | None = None,
 ) -> Generator[ConversionEvent, None, None]:
     """Convert an open source, which stays open. Arguments, events and errors are those of `convert`."""
     began = time.monotonic()
@@ -185,7 +152,9 @@ def convert_source(
     requantised = {p.name: p.requantised_from for p in plans if p.requantised_from}
     keys, header = [_layout_key(p) for p in plans], _manifest_header(opened, spec)
     with ModelWriter(destination, keys, header, files, requantised) as writer:
+        quality = None
         if resume and writer.is_published():
+            quality = open_model(destination).quality
             yield ConversionNotice(f"{destination} is already complete")
         else:
             check_destination(destination, opened.path, force)
@@ -194,11 +163,15 @@ def convert_source(
                 yield from machine_code.compile_for(name)
             try:
                 yield from _write_tensors(opened, plans, writer, threads or len(usable_processors()))
-            except (CheckpointError, FormatError):
+                writer.complete()
+                if check is not None:
+                    yield QualityCheckStarted()
+                    quality = check(writer.partial)
+            except (CheckpointError, FormatError, QualityError):
                 writer.discard()
                 raise
-            writer.publish(force)
-    yield ConversionFinished(destination, bits_per_weight, time.monotonic() - began)
+            writer.publish(force, quality)
+    yield ConversionFinished(destination, bits_per_weight, time.monotonic() - began, quality)
 
 
 @dataclass

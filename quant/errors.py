@@ -29,3 +29,7 @@ class ContainerError(QuantError):
 
 class DiskFullError(QuantError):
     """The disk of the destination is full. Existing files are unchanged."""
+
+
+class QualityError(QuantError):
+    """A converted model is further from its source than allowed, and is not kept."""

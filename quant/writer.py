@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -41,6 +42,7 @@ from quant.destination import (
 )
 from quant.errors import ArgumentError, ContainerError, DiskFullError
 from quant.formats import layout
+from quant.quality import QUALITY_ENTRY, Quality
 from quant.safe_files import read_bounded, read_json_object
 from quant.wording import Argument, ArgumentMessage, SuggestedArgument
 
@@ -49,7 +51,7 @@ SYNC_BYTES = 64 << 20
 
 
 class ModelWriter:
-    """Writer of one model folder. In a `with` block: `begin`, `write` and `finish` per tensor, then `publish`.
+    """Writer of one model folder. In a `with` block: `begin`, `write` and `finish` per tensor, `complete`, `publish`.
 
     The block holds the lock of the destination. Leaving it early keeps the partial folder for a later resume.
 
@@ -180,17 +182,28 @@ class ModelWriter:
             append_record(self._journal, {"name": name, **figures})
         self.finished[name] = figures
 
-    def publish(self, force: bool) -> None:
-        """Write the manifest, sync everything and rename the folder to its final name."""
-        manifest = self._manifest()
-        manifest["tensors"] = {name: {**entry, **self.finished[name]} for name, entry in manifest["tensors"].items()}
+    def complete(self) -> None:
+        """Write the small files and the manifest, after which the partial folder opens as a model."""
         with translate_os_errors(self.destination):
             os.fsync(self._weights)
             for name, data in self._files.items():
                 write_synced(self.partial / name, data)
-            write_synced(self.partial / MANIFEST_NAME, json.dumps(manifest, indent=1).encode() + b"\n")
+            self._write_manifest(None)
+
+    def publish(self, force: bool, quality: Quality | None = None) -> None:
+        """Rename the completed folder to its final name, with an entry for its quality if that was measured."""
+        with translate_os_errors(self.destination):
+            if quality is not None:
+                self._write_manifest(quality)
             (self.partial / JOURNAL_NAME).unlink()
             self._folder.publish(force)
+
+    def _write_manifest(self, quality: Quality | None) -> None:
+        manifest = self._manifest()
+        manifest["tensors"] = {name: {**entry, **self.finished[name]} for name, entry in manifest["tensors"].items()}
+        if quality is not None:
+            manifest[QUALITY_ENTRY] = asdict(quality)
+        write_synced(self.partial / MANIFEST_NAME, json.dumps(manifest, indent=1).encode() + b"\n")
 
     def discard(self) -> None:
         """Delete the partial folder."""
@@ -264,9 +277,10 @@ class ModelWriter:
         }
 
     def _matches(self, manifest: Path) -> bool:
-        """Return whether a manifest is the one that this conversion would write, except for checksums and errors."""
+        """Return whether a manifest is the one of this conversion, except for checksums, errors and quality."""
         try:
             found = read_json_object(manifest, ContainerError, MAX_MANIFEST_BYTES)
+            found.pop(QUALITY_ENTRY, None)
             for entry in found["tensors"].values():
                 del entry["sha256"], entry["relative_error"]
         except (ContainerError, LookupError, TypeError, AttributeError):

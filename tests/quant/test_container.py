@@ -19,12 +19,14 @@ from hypothesis import strategies as st
 from quant import container, convert, formats
 from quant.container import MANIFEST_NAME, WEIGHTS_NAME, is_model_folder, open_model
 from quant.errors import ContainerError
+from quant.quality import Quality
 from quant.sources import open_source
 from quant.verification import PADDING, verify
 from tests.quant.checkpoints import make_checkpoint, write_json
 from tests.tiers import count
 
 ROW = "model.layers.0.mlp.up_proj.weight"
+QUALITY = {"kl_mean": 0.01, "kl_p999": 0.2, "same_top": 0.97, "tokens": 100, "text": "some text"}
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +84,13 @@ def test_opening_loads_no_compiler(made: Path) -> None:
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
+def test_quality_is_read_and_may_be_missing(model: Path) -> None:
+    assert open_model(model).quality is None
+    manifest = json.loads((model / MANIFEST_NAME).read_text())
+    write_json(model / MANIFEST_NAME, manifest | {"quality": QUALITY})
+    assert open_model(model).quality == Quality(0.01, 0.2, 0.97, 100, "some text")
+
+
 def part_of(manifest: dict[str, Any], part: str = "codes") -> dict[str, Any]:
     chosen: dict[str, Any] = manifest["tensors"][ROW]["parts"][part]
     return chosen
@@ -96,6 +105,16 @@ def part_of(manifest: dict[str, Any], part: str = "codes") -> dict[str, Any]:
         (lambda m: m.pop("weights"), "the key 'weights'"),
         (lambda m: m.pop("settings"), "the key 'settings'"),
         (lambda m: m.pop("source"), "the key 'source'"),
+        (lambda m: m.update(quality=[]), r"quality is \[\], expected an object"),
+        (lambda m: m.update(quality=QUALITY | {"kl_mean": -1}), "quality: kl_mean is -1, expected a number from 0"),
+        (lambda m: m.update(quality=QUALITY | {"kl_p999": float("nan")}), "quality: kl_p999 is nan"),
+        (
+            lambda m: m.update(quality=QUALITY | {"same_top": 1.5}),
+            "same_top is 1.5, expected a number from 0 to 1",
+        ),
+        (lambda m: m.update(quality=QUALITY | {"tokens": True}), "quality: tokens is True, expected an integer"),
+        (lambda m: m.update(quality=QUALITY | {"text": "x" * 1001}), "quality: text is 'xxx.*, expected a string"),
+        (lambda m: m.update(quality={"kl_mean": 0}), "quality: the key 'kl_p999'"),
         (lambda m: m["files"].update({"../../etc/passwd": {"sha256": ""}}), "is not a file of a model folder"),
         (lambda m: m["files"].update({"tokenizer.json": 1}), "tokenizer.json is 1, expected an object"),
         (lambda m: m["weights"].update(bytes=-1), "weights: bytes is -1, expected an integer from 0 to "),
