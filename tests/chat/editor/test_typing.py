@@ -238,6 +238,11 @@ def test_wide_characters(tmp_path: Path) -> None:
         terminal.wait("echo: 日本語 y\u00e9")
 
 
+def at_shell_prompt(terminal: Terminal) -> None:
+    """Read until the shell of a terminal waits for a command."""
+    terminal.wait_until(lambda: terminal.text.endswith("\n$"), "the shell")
+
+
 @pytest.mark.slow
 def test_ctrl_z_suspends_and_keeps_the_draft(tmp_path: Path) -> None:
     from tests.cli.runs import FAKE
@@ -249,6 +254,7 @@ def test_ctrl_z_suspends_and_keeps_the_draft(tmp_path: Path) -> None:
         terminal.prompt()
         terminal.type("half a thought\x1a")
         terminal.wait("Stopped")
+        at_shell_prompt(terminal)  # Keys that come earlier are echoed before the prompt.
         terminal.type("echo out; fg\r")
         terminal.wait("\nout\n")
         terminal.wait_until(lambda: terminal.text.endswith("> half a thought"), "the draft")
@@ -256,7 +262,7 @@ def test_ctrl_z_suspends_and_keeps_the_draft(tmp_path: Path) -> None:
         terminal.wait("echo: half a thought, whole")
         terminal.prompt()
         terminal.type("\x04")
-        terminal.wait_until(lambda: terminal.text.endswith("\n$"), "the shell")
+        at_shell_prompt(terminal)
         terminal.type("stty -a | grep -c ' echo ' ; exit\r")
         terminal.end()
         assert terminal.text.splitlines()[-2:] == ["1", "exit"]
