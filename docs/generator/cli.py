@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import typer
-
 from docs.generator.markdown import code, escaped, sentence, table
 from docs.generator.markdown import page as whole_page
 from qwchat.cli import app
@@ -109,7 +107,7 @@ def _section(path: tuple[str, ...], command: Any, shared: dict[str, Any]) -> lis
 
 def page() -> str:
     """Return the page."""
-    root: Any = typer.main.get_command(app._app(completing=False))
+    root: Any = app.make_command_line(completing=False)
     params = [param for param in _visible(root) if "--version" not in param.opts]
     examples = "```text\n" + "\n".join(line[2:] for line in root.help.split("\b\n")[1].rstrip().splitlines()) + "\n```"
     parts = [_INTRODUCTION, "## qwchat", sentence(root.help.split("\n")[0]), examples, *_grouped(params)]

@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
 
-from quant.presets import IMPORTED, IMPORTED_PRESET, PRESETS
-from qwchat.cli import (
-    completion,
-    config_options,
-    evaluation_options,
-    options,
-    serve_options,
-    session_options,
-    typer_internals,
-)
+from qwchat.cli import completion, options, typer_internals
+from qwchat.cli.command_table import COMMANDS, GROUPS, Command, Group
 from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.guard import run_guarded
 from qwchat.cli.typer_callbacks import typer_callback
-from qwchat.cli.typer_commands import CliCommand, CliGroup
+from qwchat.cli.typer_commands import CliCommand, CliGroup, LazyCommands
 from qwchat.errors import UsageError
 
 _HELP = """Chat with a quantised Qwen2 model on this machine
@@ -42,94 +33,7 @@ _EPILOG = """Exit codes: 0 success, 1 other failure, 2 usage error, 3 model miss
 5 out of memory, 6 constraint not met, 130 interrupted (SIGINT), 141 broken pipe (SIGPIPE)
 """
 
-_SUMMARIES = {name: preset.summary for name, preset in PRESETS.items()} | {IMPORTED_PRESET: IMPORTED.summary}
-_WIDTH = max(map(len, _SUMMARIES))
-_PRESETS = "\n".join(f"  {name:<{_WIDTH}}  {summary}" for name, summary in _SUMMARIES.items())
-# Text after the options in the help of a command.
-_EPILOGS = {"convert": f"\b\nPresets:\n{_PRESETS}"}
-
-# Name, options, module (and function) that runs it, help.
-_Commands = tuple[tuple[str, type[Any], str, str], ...]
-_COMMANDS: _Commands = (
-    ("chat", options.ChatOptions, "qwchat.cli.chat", "Chat with a model (piped text becomes the first message)"),
-    ("convert", options.ConvertOptions, "qwchat.cli.convert", "Quantise a Hugging Face checkpoint"),
-    ("export", options.ExportOptions, "qwchat.cli.export_model", "Export a model for vLLM, llama.cpp or transformers"),
-    ("pull", options.PullOptions, "qwchat.cli.pull", "Download and convert a model, or list the catalogue"),
-    ("estimate", options.EstimateOptions, "qwchat.cli.estimate", "Show the memory that a model needs"),
-    ("show", options.ShowOptions, "qwchat.cli.show", "Show the formats, shapes, sizes and files of a model"),
-    ("verify", options.VerifyOptions, "qwchat.cli.verify", "Check the files of a model against their checksums"),
-    ("rm", options.RemoveOptions, "qwchat.cli.remove", "Remove models from the models folder"),
-    ("list", options.ListOptions, "qwchat.cli.list_models", "List the models on this machine"),
-    (
-        "bench",
-        options.BenchOptions,
-        "qwchat.cli.bench",
-        "Measure prefill and decode against the machine's limits",
-    ),
-    (
-        "perplexity",
-        evaluation_options.PerplexityOptions,
-        "qwchat.cli.perplexity",
-        "Measure how well a model predicts text, or its KL divergence",
-    ),
-    ("serve", serve_options.ServeOptions, "qwchat.cli.serve", "Serve a model over HTTP (OpenAI's protocol)"),
-    ("doctor", options.DoctorOptions, "qwchat.cli.doctor", "Check the machine and the installation for problems"),
-    (
-        "completion",
-        options.CompletionOptions,
-        "qwchat.cli.app:print_completion",
-        "Print the completion script of a shell",
-    ),
-)
-
-_SESSION_COMMANDS: _Commands = (
-    ("list", session_options.SessionsListOptions, "qwchat.cli.sessions:list_all", "List the sessions, latest first"),
-    (
-        "show",
-        session_options.SessionsShowOptions,
-        "qwchat.cli.sessions:show",
-        "Show the details and messages of a session",
-    ),
-    (
-        "grep",
-        session_options.SessionsGrepOptions,
-        "qwchat.cli.sessions:grep",
-        "Search the messages (exit code 1: no match)",
-    ),
-    ("rm", session_options.SessionsRemoveOptions, "qwchat.cli.sessions:remove", "Remove sessions after confirmation"),
-    (
-        "export",
-        session_options.SessionsExportOptions,
-        "qwchat.cli.sessions:export",
-        "Export a session as md, html or json",
-    ),
-)
-
-_CONFIG_COMMANDS: _Commands = (
-    (
-        "show",
-        config_options.ConfigShowOptions,
-        "qwchat.cli.config:show",
-        "Show every setting, its value and its origin",
-    ),
-    ("get", config_options.ConfigGetOptions, "qwchat.cli.config:get", "Print the value of one setting"),
-    ("set", config_options.ConfigSetOptions, "qwchat.cli.config:change", "Write a setting to your configuration file"),
-    ("edit", config_options.ConfigFileOptions, "qwchat.cli.config:edit", "Open your configuration file in $EDITOR"),
-    (
-        "check",
-        config_options.ConfigCheckOptions,
-        "qwchat.cli.config:check",
-        "Check files and variables for mistakes",
-    ),
-    ("path", config_options.ConfigFileOptions, "qwchat.cli.config:path", "Print the path of your configuration file"),
-)
-
-# Groups: name, help, commands. Without a command, a group runs its first one.
-_COMMAND_GROUPS: tuple[tuple[str, str, _Commands], ...] = (
-    ("sessions", "List, show, search, remove and export saved sessions", _SESSION_COMMANDS),
-    ("config", "Show, change and check settings", _CONFIG_COMMANDS),
-)
-
+_Find = Callable[[], Callable[..., int]]  # Imports and returns the function that runs a command.
 _NEGATIVE = re.compile(r"-\.?\d")
 
 
@@ -139,7 +43,7 @@ def run_app(arguments: Sequence[str], dependencies: Dependencies | None = None) 
     if completing:
         os.environ["COLUMNS"] = "1000"  # Prevents Typer from wrapping descriptions.
     try:
-        code = _app(completing=completing)(
+        code = make_command_line(completing=completing)(
             expand_arguments(arguments), prog_name="qwchat", standalone_mode=False, obj=dependencies or Dependencies()
         )
     except typer_internals.PARSER_ERROR as error:
@@ -173,7 +77,8 @@ def _error_sentence(error: Exception) -> str:
     return f"{text[:1].lower()}{text[1:]} ({command or 'qwchat'} --help shows the options)"
 
 
-def _app(*, completing: bool) -> typer.Typer:
+def make_command_line(*, completing: bool) -> CliGroup:
+    """Return the command line. Its commands are made when they are asked for."""
     app = typer.Typer(
         name="qwchat",
         cls=CliGroup,
@@ -181,7 +86,6 @@ def _app(*, completing: bool) -> typer.Typer:
         epilog=_EPILOG,
         add_completion=completing,  # Users have the command `completion`.
         rich_markup_mode=None,
-        pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
     version = Annotated[
@@ -189,31 +93,51 @@ def _app(*, completing: bool) -> typer.Typer:
     ]
     root = typer_callback(options.ReplyOptions, _root, {"version": (version, False)})
     app.callback(invoke_without_command=True)(root)
-    for name, options_class, module, help_text in _COMMANDS:
-        run = functools.partial(_run, module)
-        command = app.command(name, cls=CliCommand, help=help_text, short_help=help_text, epilog=_EPILOGS.get(name))
-        command(typer_callback(options_class, run))
-    for name, help_text, commands in _COMMAND_GROUPS:
-        app.add_typer(_group(commands), name=name, help=help_text, short_help=help_text)
-    return app
-
-
-def _group(commands: _Commands) -> typer.Typer:
-    """Return a group of commands; without a command it runs its first one."""
-    group = typer.Typer(cls=CliGroup, rich_markup_mode=None)
-    _, first_options, first_task, _ = commands[0]
-    group.callback(invoke_without_command=True)(
-        typer_callback(first_options, functools.partial(_run_default, first_task, first_options()))
+    line = _made(app)
+    line.commands = LazyCommands(
+        {command.name: (command.help, functools.partial(_command, command)) for command in COMMANDS}
+        | {group.name: (group.help, functools.partial(_group, group)) for group in GROUPS}
     )
-    for name, options_class, task, help_text in commands:
-        run = functools.partial(_run, task)
-        group.command(name, cls=CliCommand, help=help_text, short_help=help_text)(typer_callback(options_class, run))
-    return group
+    return line
 
 
-def _run_default(task: str, defaults: Any, context: typer.Context, parsed: Any) -> int:
+def _command(command: Command) -> Any:
+    app = typer.Typer(rich_markup_mode=None, add_completion=False)
+    run = functools.partial(_run, command.function if command.task else lambda: print_completion)
+    add = app.command(command.name, cls=CliCommand, help=command.help, short_help=command.help, epilog=command.epilog)
+    add(typer_callback(command.options_class(), run))
+    return typer.main.get_command(app)
+
+
+def _group(group: Group) -> CliGroup:
+    app = typer.Typer(
+        name=group.name,
+        cls=CliGroup,
+        help=group.help,
+        short_help=group.help,
+        rich_markup_mode=None,
+        add_completion=False,
+    )
+    first = group.commands[0]
+    defaults = first.options_class()
+    run = functools.partial(_run_default, first.function, defaults())
+    app.callback(invoke_without_command=True)(typer_callback(defaults, run))
+    made = _made(app)
+    made.commands = LazyCommands(
+        {command.name: (command.help, functools.partial(_command, command)) for command in group.commands}
+    )
+    return made
+
+
+def _made(app: typer.Typer) -> CliGroup:
+    made = typer.main.get_command(app)
+    assert isinstance(made, CliGroup)
+    return made
+
+
+def _run_default(find: _Find, defaults: Any, context: typer.Context, parsed: Any) -> int:
     if context.invoked_subcommand is None:
-        return _run(task, context, parsed)
+        return _run(find, context, parsed)
     if parsed != defaults:
         raise UsageError(f"put options after {context.invoked_subcommand!r}")
     return ExitCode.OK
@@ -222,23 +146,24 @@ def _run_default(task: str, defaults: Any, context: typer.Context, parsed: Any) 
 def _root(context: typer.Context, parsed: options.ReplyOptions) -> int:
     command = context.invoked_subcommand
     if command is None:
-        return _run("qwchat.cli.answer", context, parsed)
+        return _run(_answer, context, parsed)
     if parsed.given_flags():
         raise UsageError(f"put {' '.join(parsed.given_flags())} after the command: qwchat {command} …")
     return ExitCode.OK
 
 
-def _run(task: str, context: typer.Context, parsed: Any) -> int:
-    """Run one command: the function `run` of the module `task`, or the function named after its colon.
+def _answer() -> Callable[..., int]:
+    from qwchat.cli import answer
+
+    return answer.run
+
+
+def _run(find: _Find, context: typer.Context, parsed: Any) -> int:
+    """Run the function that `find` imports and returns.
 
     Guarded here too, because Typer handles interrupts and broken pipes differently.
     """
-    module, _, function = task.partition(":")
-
-    def work() -> int:
-        return int(getattr(importlib.import_module(module), function or "run")(parsed, context.obj))
-
-    return run_guarded(work, debug=parsed.debug)
+    return run_guarded(lambda: int(find()(parsed, context.obj)), debug=parsed.debug)
 
 
 def print_completion(parsed: options.CompletionOptions, dependencies: Dependencies) -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import shlex
-from collections.abc import Sequence
+from collections import UserDict
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
@@ -25,12 +26,39 @@ class CliCommand(TyperCommand):
         return _without_full_stop(typer_internals.without_adapters(super().get_params(ctx)))
 
 
+class LazyCommands(UserDict[str, Any]):
+    """The commands of a group by name, each made when it is asked for: only one of them runs.
+
+    Attributes:
+        summaries: one line of help by name.
+    """
+
+    def __init__(self, makers: Mapping[str, tuple[str, Callable[[], Any]]]) -> None:
+        super().__init__()
+        self.summaries = {name: summary for name, (summary, _) in makers.items()}
+        self.data = {name: make for name, (_, make) in makers.items()}
+
+    def __getitem__(self, name: str) -> Any:
+        """Return a new command."""
+        return self.data[name]()
+
+
 class CliGroup(TyperGroup):
     """A group of commands that reads its arguments without adapters."""
+
+    commands: Any  # A mapping.
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Return its parameters, including `--help`."""
         return _without_full_stop(typer_internals.without_adapters(super().get_params(ctx)))
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the list of commands without making them."""
+        if isinstance(self.commands, LazyCommands):
+            with formatter.section("Commands"):
+                formatter.write_dl(list(self.commands.summaries.items()))
+        else:
+            super().format_commands(ctx, formatter)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return the command that `args` begin with. Raises UsageError with a suggestion if it is unknown."""

@@ -24,7 +24,7 @@ def commands(command: Any, name: str = "qwchat") -> Iterator[tuple[str, Any]]:
 def helps() -> dict[str, str]:
     """Return every help text by the command, option or setting that it explains."""
     found = {f"setting {spec.name}": spec.help for spec in SETTING_SPECS}
-    for name, command in commands(typer.main.get_command(app._app(completing=False))):
+    for name, command in commands(app.make_command_line(completing=False)):
         found[name] = command.help.split("\n")[0]
         params = command.get_params(typer.Context(command))
         found |= {f"{name} {param.name}": param.help for param in params}

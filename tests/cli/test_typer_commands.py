@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,8 +12,9 @@ import typer
 from typer.testing import CliRunner
 
 from qwchat.cli.app import run_app
-from qwchat.cli.typer_commands import CliCommand, CliGroup
+from qwchat.cli.typer_commands import CliCommand, CliGroup, LazyCommands
 from qwchat.errors import UsageError
+from tests.clocks import PATIENCE_SECONDS
 
 
 @pytest.mark.parametrize(
@@ -51,6 +55,34 @@ def test_values_are_converted_to_their_types() -> None:
     taken.clear()
     assert runner.invoke(app, ["take", "x", "--number", "-7", "--text", "", "--switch"]).exit_code == 0
     assert taken == [Path("x"), -7, None, "", True]
+
+
+def test_a_command_is_made_when_it_is_asked_for() -> None:
+    made: list[str] = []
+
+    def maker(name: str) -> Callable[[], object]:
+        return lambda: made.append(name) or name
+
+    commands = LazyCommands({name: (f"Do {name}", maker(name)) for name in ("first", "second")})
+    assert [*commands] == ["first", "second"]
+    assert commands.summaries == {"first": "Do first", "second": "Do second"}
+    assert "second" in commands
+    assert commands.get("third") is None
+    assert made == []
+    assert commands.get("second") == "second"
+    assert made == ["second"]
+    assert dict(commands.items()) == {"first": "first", "second": "second"}
+
+
+@pytest.mark.parametrize("words", [["--help"], ["show", "--help"], ["--version"]])
+def test_only_the_options_of_the_command_that_runs_are_imported(words: list[str]) -> None:
+    program = (
+        "import sys\nfrom qwchat.cli.app import run_app\n"
+        f"try: run_app({words!r})\nexcept SystemExit: pass\n"
+        "print(*(name for name in sys.modules if name.endswith('_options')), file=sys.stderr)"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE_SECONDS)
+    assert (ran.returncode, ran.stderr.split()) == (0, [])
 
 
 def test_an_unsupported_type_is_a_bug() -> None:

@@ -11,13 +11,12 @@ from typing import Any
 
 import pytest
 from typer import Exit
-from typer.main import get_command
 
 from models.recipe.families import program
 from models.recipe.phrasing import INNERMOST, expand, fill
 from models.recipe.turns import load
 from qwchat.chat.commands import COMMANDS
-from qwchat.cli.app import _app, expand_arguments
+from qwchat.cli.app import expand_arguments, make_command_line
 from qwchat.cli.config import _NON_SETTING_VARIABLES
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.settings.specs import SETTING_SPECS
@@ -37,7 +36,7 @@ def commands() -> dict[str, Any]:
         for word, inner in getattr(command, "commands", {}).items():
             yield from walk(f"{name} {word}", inner)
 
-    return dict(walk("qwchat", get_command(_app(completing=False))))
+    return dict(walk("qwchat", make_command_line(completing=False)))
 
 
 def options(command: Any) -> set[str]:
