@@ -135,10 +135,8 @@ class StagedFolder:
             ArgumentError: the parent folder does not exist or is not writable.
             DestinationBusyError: another process holds the lock.
         """
-        if not self.destination.parent.is_dir():
-            raise ArgumentError(f"{self.destination.parent} is not a folder; create it first")
+        self._lock = lock_destination(self.destination)
         with translate_os_errors(self.destination.parent):
-            self._lock = acquire_lock(lock_path(self.destination), self.destination)
             if self._replaced.exists():
                 if self.destination.exists():
                     shutil.rmtree(self._replaced)
@@ -158,14 +156,7 @@ class StagedFolder:
             written: bytes of them that are already on the disk.
             subject: what needs the space, for the message.
         """
-        needed += _MARGIN_BYTES
-        free = shutil.disk_usage(self.destination.parent).free
-        if free + written < needed:
-            raise DiskFullError(
-                f"{self.destination.parent} has {data_size(free, 2)} free, but {subject} needs {data_size(needed, 2)}"
-                f"{f' ({data_size(written, 2)} already written)' if written else ''}; "
-                "free some space or choose another destination"
-            )
+        check_free_space(self.destination.parent, needed, written, subject)
 
     def publish(self, force: bool) -> None:
         """Sync the partial folder and rename it to the destination. With `force`, replace an existing folder."""
@@ -183,6 +174,38 @@ class StagedFolder:
     @property
     def _replaced(self) -> Path:
         return self.destination.parent / f".{self.destination.name}.replaced"
+
+
+def lock_destination(destination: Path) -> int:
+    """Return the descriptor of the lock of `destination`.
+
+    Raises:
+        ArgumentError: the parent folder does not exist or is not writable.
+        DestinationBusyError: another process holds the lock.
+    """
+    if not destination.parent.is_dir():
+        raise ArgumentError(f"{destination.parent} is not a folder; create it first")
+    with translate_os_errors(destination.parent):
+        return acquire_lock(lock_path(destination), destination)
+
+
+def check_free_space(folder: Path, needed: int, written: int, subject: str) -> None:
+    """Raise DiskFullError unless the file system of `folder` has enough free space.
+
+    Args:
+        folder: folder that will be written.
+        needed: bytes of all files.
+        written: bytes of them that are already on the disk.
+        subject: what needs the space, for the message.
+    """
+    needed += _MARGIN_BYTES
+    free = shutil.disk_usage(folder).free
+    if free + written < needed:
+        raise DiskFullError(
+            f"{folder} has {data_size(free, 2)} free, but {subject} needs {data_size(needed, 2)}"
+            f"{f' ({data_size(written, 2)} already written)' if written else ''}; "
+            "free some space or choose another destination"
+        )
 
 
 def allocated_bytes(path: Path) -> int:

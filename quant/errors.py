@@ -27,6 +27,10 @@ class ContainerError(QuantError):
     """A converted model folder is missing, damaged or incomplete."""
 
 
+class StatisticsError(QuantError):
+    """A statistics file is missing, damaged, or belongs to another model."""
+
+
 class DiskFullError(QuantError):
     """The disk of the destination is full. Existing files are unchanged."""
 

@@ -14,6 +14,8 @@ from typing import Any, BinaryIO
 MAX_JSON_BYTES = 64 << 20
 MAX_JSON_VALUES = 4_000_000
 """Most values of a JSON text: parsed, they take about 400 MB. The tokenizer.json of Qwen2 has 800,000."""
+MAX_HEADER_BYTES = 16 << 20
+"""Most bytes of the header of a safetensors file. The format allows 100 MB; 1,024 layers need 2 MB."""
 MAX_NAME_BYTES = 255
 """Most bytes of a file name on the usual file systems."""
 WEIGHTS_INDEX_NAME = "model.safetensors.index.json"

@@ -27,6 +27,7 @@ class Family:
             does not list does not exist: the engine has no other source for this.
         describe_sizes: returns the config.json values behind the shape of one tensor, for messages.
         sensitive_suffixes: suffixes of the matrices that lose most by rounding. Presets may store them in more bits.
+        input_kinds: suffix of each matrix of a layer -> name of its input. Matrices with equal names share an input.
         derived_suffixes: suffixes of tensors in old checkpoints that can be derived from config.json and are ignored.
         layer_prefix: prefix of the names of a layer's tensors. The layer number follows.
         embedding_name: name of the token embeddings, which are also the head of a tied model.
@@ -40,6 +41,7 @@ class Family:
     tensor_shapes: Callable[[ModelConfig], Shapes]
     describe_sizes: Callable[[str, ModelConfig], str]
     sensitive_suffixes: tuple[str, ...]
+    input_kinds: Mapping[str, str]
     derived_suffixes: tuple[str, ...]
     layer_prefix: str
     embedding_name: str

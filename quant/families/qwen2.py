@@ -15,6 +15,7 @@ QWEN2 = Family(
     tensor_shapes=partial(decoder.tensor_shapes, biases=True, head_norms=False),
     describe_sizes=decoder.describe_sizes,
     sensitive_suffixes=decoder.SENSITIVE_SUFFIXES,
+    input_kinds=decoder.INPUT_KINDS,
     derived_suffixes=decoder.DERIVED_SUFFIXES,
     layer_prefix=decoder.LAYER_PREFIX,
     embedding_name=decoder.EMBEDDING_NAME,

@@ -20,6 +20,15 @@ LAYER_PREFIX = "model.layers."
 EMBEDDING_NAME = "model.embed_tokens.weight"
 HEAD_NAME = "lm_head.weight"
 SENSITIVE_SUFFIXES = ("mlp.down_proj.weight", "self_attn.v_proj.weight")
+INPUT_KINDS = {
+    "self_attn.q_proj.weight": "input",
+    "self_attn.k_proj.weight": "input",
+    "self_attn.v_proj.weight": "input",
+    "self_attn.o_proj.weight": "attention",
+    "mlp.gate_proj.weight": "mlp",
+    "mlp.up_proj.weight": "mlp",
+    "mlp.down_proj.weight": "activation",
+}
 DERIVED_SUFFIXES = (".rotary_emb.inv_freq",)
 
 

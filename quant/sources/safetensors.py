@@ -17,11 +17,10 @@ from typing import BinaryIO
 
 from quant.errors import CheckpointError
 from quant.json_fields import short_repr
-from quant.safe_files import open_regular_file, parse_json_object
+from quant.safe_files import MAX_HEADER_BYTES, open_regular_file, parse_json_object
 from quant.sources.fingerprint import sample_digest
 from quant.sources.source import short_name
 
-MAX_HEADER_BYTES = 16 << 20  # The format allows 100 MB; 1,024 layers need 2 MB.
 _FLOAT_BYTES = {"BF16": 2, "F16": 2, "F32": 4}
 _INTEGER_BYTES = {"U8": 1, "I32": 4, "I64": 8}
 _MAX_DIMENSIONS = 8

@@ -26,14 +26,14 @@ class ExitCode(IntEnum):
 
 def exit_code_of(error: BaseException) -> ExitCode:
     """Return the exit code for `error`; RUNTIME if it has no code of its own."""
-    from quant.errors import ArgumentError, CheckpointError, ContainerError, FormatError
+    from quant.errors import ArgumentError, CheckpointError, ContainerError, FormatError, StatisticsError
     from qwchat.errors import ConstraintError, ModelError, NotEnoughMemoryError, PromptTooLongError, UsageError
 
     table: tuple[tuple[tuple[type[BaseException], ...], ExitCode], ...] = (
         ((KeyboardInterrupt,), ExitCode.INTERRUPTED),
         ((BrokenPipeError,), ExitCode.BROKEN_PIPE),
         ((UsageError, ArgumentError), ExitCode.USAGE),
-        ((ModelError, CheckpointError, ContainerError, FormatError), ExitCode.MODEL),
+        ((ModelError, CheckpointError, ContainerError, FormatError, StatisticsError), ExitCode.MODEL),
         ((PromptTooLongError,), ExitCode.PROMPT_TOO_LONG),
         ((NotEnoughMemoryError, MemoryError), ExitCode.MEMORY),
         ((ConstraintError,), ExitCode.CONSTRAINT),

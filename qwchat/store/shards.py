@@ -18,8 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from quant.safe_files import atomic_write
-from quant.sources.safetensors import MAX_HEADER_BYTES
+from quant.safe_files import MAX_HEADER_BYTES, atomic_write
 from qwchat.errors import HubError, QwchatError
 from qwchat.store.hub import Repository
 from qwchat.store.hub_download import BUFFER_BYTES, download

@@ -61,6 +61,13 @@ MADE_UP = Family(
     tensor_shapes=_tensor_shapes,
     describe_sizes=lambda name, config: f"d_model {config.hidden_size}",
     sensitive_suffixes=("fold.weight",),
+    input_kinds={
+        "q.weight": "input",
+        "k.weight": "input",
+        "v.weight": "input",
+        "mix.weight": "mixed",
+        "fold.weight": "folded",
+    },
     derived_suffixes=(".angles",),
     layer_prefix="blocks.",
     embedding_name="tokens.weight",
