@@ -67,7 +67,7 @@ COMMANDS = (
     ),
     Command(
         "convert",
-        "qwchat.cli.options:ConvertOptions",
+        "qwchat.cli.convert_options:ConvertOptions",
         "qwchat.cli.convert",
         "Quantise a Hugging Face checkpoint",
         _PRESETS,

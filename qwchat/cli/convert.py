@@ -13,12 +13,12 @@ from quant.wording import spell_out
 from qwchat import models_folder
 from qwchat.chat.formatting import duration, format_ranges
 from qwchat.cli.conversion_memory import check_conversion_memory
+from qwchat.cli.convert_options import ConvertOptions
 from qwchat.cli.convert_progress import ConversionResult, run_conversion
 from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.error_messages import as_flag
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.json_output import json_line
-from qwchat.cli.options import ConvertOptions
 from qwchat.cli.requantised import summarise
 from qwchat.cli.streams import Streams
 from qwchat.cli.tables import Column, TableWriter

@@ -11,7 +11,7 @@ from quant.errors import ArgumentError
 from quant.families import parse_config
 from quant.sources import QuantisedRows, Rows
 from qwchat.cli.convert import default_destination
-from qwchat.cli.options import ConvertOptions
+from qwchat.cli.convert_options import ConvertOptions
 from tests.quant.checkpoints import CONFIG, random_tensors
 from tests.quant.sources.memory import MemorySource, grouped
 

@@ -12,8 +12,9 @@ import pytest
 from quant.container import open_model
 from quant.families import parse_config
 from qwchat.cli import convert, show
+from qwchat.cli.convert_options import ConvertOptions
 from qwchat.cli.integrity_check import repair_command
-from qwchat.cli.options import ConvertOptions, ShowOptions
+from qwchat.cli.options import ShowOptions
 from tests.cli.fake_qwchat import dependencies
 from tests.quant.checkpoints import CONFIG, random_tensors
 from tests.quant.sources.memory import MemorySource, grouped
