@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from quant.json_fields import JsonFields
 
 QUALITY_ENTRY = "quality"
-_MAX_DIVERGENCE = 1e6  # nats
+MAX_DIVERGENCE = 1e6
+"""Largest stored divergence, in nats."""
 _MAX_TOKENS = (1 << 53) - 1
 
 
@@ -39,8 +40,8 @@ def read_quality(manifest: JsonFields) -> Quality | None:
         return None
     entry = manifest.inner(QUALITY_ENTRY)
     return Quality(
-        kl_mean=entry.number("kl_mean", 0, _MAX_DIVERGENCE),
-        kl_p999=entry.number("kl_p999", 0, _MAX_DIVERGENCE),
+        kl_mean=entry.number("kl_mean", 0, MAX_DIVERGENCE),
+        kl_p999=entry.number("kl_p999", 0, MAX_DIVERGENCE),
         same_top=entry.number("same_top", 0, 1),
         tokens=entry.integer("tokens", 1, _MAX_TOKENS),
         text=entry.required_text("text"),

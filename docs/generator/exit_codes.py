@@ -12,7 +12,7 @@ from qwchat.errors import QwchatError
 
 _MEANINGS = {
     ExitCode.OK: "The command did what it was asked to do.",
-    ExitCode.RUNTIME: "Any other failure, and `sessions grep` without a match.",
+    ExitCode.RUNTIME: "Any other failure, a model that `--max-kl` refuses, and `sessions grep` without a match.",
     ExitCode.USAGE: "A wrong option, argument or setting, or arguments that contradict each other.",
     ExitCode.MODEL: "The model, its tokenizer or its template is missing, unsupported or damaged.",
     ExitCode.PROMPT_TOO_LONG: "The prompt does not fit in the context window.",

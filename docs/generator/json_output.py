@@ -71,12 +71,13 @@ KEYS = {
 OTHERS = {
     "list": ("folder", "models"),
     "show": (
-        "name", "path", "converted", "preset", "settings", "source", "fingerprint", "bits_per_weight", "parameters",
-        "bytes", "config", "tensors", "files", "memory",
+        "name", "path", "converted", "preset", "settings", "source", "fingerprint", "quality", "bits_per_weight",
+        "parameters", "bytes", "config", "tensors", "files", "memory",
     ),
     "verify": ("name", "path", "intact", "bytes", "tensors", "files", "not_covered", "damaged", "remedy"),
     "convert": (
-        "path", "preset", "dry_run", "bytes_in", "bytes_out", "bits_per_weight", "seconds", "notices", "tensors",
+        "path", "preset", "dry_run", "bytes_in", "bytes_out", "bits_per_weight", "seconds", "quality",
+        "notices", "tensors",
     ),
     "export": (
         "path", "kind", "dry_run", "bytes_in", "bytes_out", "seconds", "notices", "files", "tensors",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.error_messages import as_flag
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.json_output import json_line
+from qwchat.cli.quality_gate import QualityGate, describe, require_within
 from qwchat.cli.requantised import summarise
 from qwchat.cli.streams import Streams
 from qwchat.cli.tables import Column, TableWriter
@@ -44,6 +46,7 @@ def run(options: ConvertOptions, dependencies: Dependencies) -> int:
     """Convert, or show the plan. The folder's path goes to standard output, everything else to standard error."""
     from quant import convert
 
+    options.check()
     streams = Streams(quiet=options.quiet)
     destination = options.destination or default_destination(options)
     if options.destination is None and not options.dry_run:
@@ -62,6 +65,7 @@ def run(options: ConvertOptions, dependencies: Dependencies) -> int:
         dry_run=options.dry_run,
         force=options.force,
         threads=threads,
+        check=None if options.no_check else QualityGate(options.source, options.max_kl, threads, dependencies, streams),
     )
     try:
         title = f"converting {models_folder.model_name(options.source)}"
@@ -70,6 +74,8 @@ def run(options: ConvertOptions, dependencies: Dependencies) -> int:
     except KeyboardInterrupt:
         streams.screen.hint("finished tensors are kept: run the same command with --resume to continue")
         raise
+    if conversion.finished is not None:
+        require_within(conversion.finished.quality, options.max_kl)
     _report(conversion, destination, options, streams)
     return ExitCode.OK
 
@@ -106,6 +112,8 @@ def _report(conversion: ConversionResult, destination: Path, options: ConvertOpt
             f"converted {data_size(planned.total_bytes_in)} to {data_size(planned.total_bytes_out)}, "
             f"{finished.bits_per_weight:.3f} bits per weight, in {duration(finished.seconds)}"
         )
+        if finished.quality is not None:
+            streams.screen.notice(describe(finished.quality))
         for kind in summarise(_stored_tensors(finished.path).values()):
             streams.screen.notice(f"quantised again: {kind.text}")
         streams.write(f"{finished.path}\n")
@@ -197,6 +205,7 @@ def _as_data(conversion: ConversionResult, destination: Path) -> dict[str, objec
         "bytes_out": planned.total_bytes_out,
         "bits_per_weight": planned.bits_per_weight,
         "seconds": None if finished is None else round(finished.seconds, 3),
+        "quality": None if finished is None or finished.quality is None else asdict(finished.quality),
         "notices": [spell_out(notice, as_flag) for notice in conversion.notices],
         "tensors": [
             {

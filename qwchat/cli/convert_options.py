@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +10,7 @@ from typing import Annotated
 import typer
 
 from qwchat.cli.options import Debug, Json, PresetOption, Quiet, Threads
+from qwchat.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +30,20 @@ class ConvertOptions:
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show formats and sizes, write nothing")] = False
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted conversion")] = False
     force: Annotated[bool, typer.Option("--force", help="Overwrite DEST")] = False
+    max_kl: Annotated[
+        float | None, typer.Option("--max-kl", metavar="NATS", help="Refuse a result with a larger mean KL divergence")
+    ] = None
+    no_check: Annotated[bool, typer.Option("--no-check", help="Do not compare the result with SOURCE")] = False
     threads: Threads = None
     json: Json = False
     quiet: Quiet = False
     debug: Debug = False
+
+    def check(self) -> None:
+        """Check the options of the comparison. Raises UsageError that names the flag."""
+        if self.max_kl is None:
+            return
+        if not 0 < self.max_kl < math.inf:
+            raise UsageError(f"--max-kl must be a number above 0, not {self.max_kl:g}")
+        if self.no_check:
+            raise UsageError("--max-kl contradicts --no-check: leave out one of them")

@@ -52,6 +52,7 @@ def run_conversion(
         ConversionFinished,
         ConversionNotice,
         ConversionPlanned,
+        QualityCheckStarted,
         TensorStarted,
         WaitingForCompiler,
     )
@@ -86,6 +87,8 @@ def run_conversion(
                     total = conversion.planned.total_bytes_in
                     progress = stack.enter_context(_progress(title, total, streams, setup))
                 progress.update(event.bytes_done, label)
+            elif isinstance(event, QualityCheckStarted):
+                stack.pop_all().close()  # The check shows its own progress.
             elif isinstance(event, ConversionNotice):
                 conversion.notices.append(event.text)
                 if show_notices:

@@ -39,13 +39,28 @@ def ensure_model(
     located = _locate(name, streams) if may_pull else models_folder.locate(name)
     if dependencies.compiled():
         return _ensure_converted(located, streams, threads, None)
+    with _kernel_setup(dependencies, streams) as setup:
+        converted = _ensure_converted(located, streams, threads, setup)
+        _compile(dependencies, setup)
+    return converted
+
+
+def compile_kernels(dependencies: Dependencies, streams: Streams) -> None:
+    """Compile the kernels, with progress, unless that was done before."""
+    if not dependencies.compiled():
+        with _kernel_setup(dependencies, streams) as setup:
+            _compile(dependencies, setup)
+
+
+def _kernel_setup(dependencies: Dependencies, streams: Streams) -> SetupProgress:
     if problem := dependencies.cache_problem():
         streams.screen.notice(problem)
-    with SetupProgress(streams, "kernels", dependencies.kernel_compile_cost()) as setup:
-        converted = _ensure_converted(located, streams, threads, setup)
-        setup.expect_no_conversion()
-        dependencies.compile(lambda name, cost: setup.compiling(name.replace("_", " "), cost), setup.wait)
-    return converted
+    return SetupProgress(streams, "kernels", dependencies.kernel_compile_cost())
+
+
+def _compile(dependencies: Dependencies, setup: SetupProgress) -> None:
+    setup.expect_no_conversion()
+    dependencies.compile(lambda name, cost: setup.compiling(name.replace("_", " "), cost), setup.wait)
 
 
 def _locate(name: str, streams: Streams) -> LocatedModel:

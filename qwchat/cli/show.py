@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from quant.quality import Quality
 from quant.safe_files import is_regular_file
 from quant.units import data_size
 from qwchat import models_folder
@@ -16,6 +17,7 @@ from qwchat.cli.ensure_model import requested_model
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.json_output import json_line
 from qwchat.cli.options import ShowOptions
+from qwchat.cli.quality_gate import describe
 from qwchat.cli.requantised import Requantised, summarise
 from qwchat.cli.streams import Streams
 from qwchat.cli.tables import Column, TableWriter
@@ -126,6 +128,7 @@ def _of_model(located: LocatedModel) -> ModelDetails:
         "settings": folder.manifest["settings"],
         "source": folder.manifest["source"],
         "fingerprint": folder.fingerprint,
+        "quality": folder.quality,
     }
     stored = stored_tensors(folder.config, folder.tensor)
     device = preview(folder).explanation
@@ -142,7 +145,13 @@ def _of_source(located: LocatedModel) -> ModelDetails:
             TensorDetails(name, stored.dtype, stored.group_size, stored.shape, stored.nbytes, None)
             for name, stored in source.tensors.items()
         )
-        facts = {"preset": None, "settings": None, "source": None, "fingerprint": source.fingerprint[:16]}
+        facts = {
+            "preset": None,
+            "settings": None,
+            "source": None,
+            "fingerprint": source.fingerprint[:16],
+            "quality": None,
+        }
         return ModelDetails(located, source.config, dict(facts), tensors, source.total_bytes, _files(located))
 
 
@@ -152,12 +161,13 @@ def _files(located: LocatedModel) -> dict[str, int]:
 
 
 def _as_data(details: ModelDetails) -> dict[str, object]:
-    config = details.config
+    config, quality = details.config, details.facts["quality"]
     return {
         "name": details.located.name,
         "path": str(details.located.path),
         "converted": details.located.converted,
         **details.facts,
+        "quality": asdict(quality) if isinstance(quality, Quality) else None,
         "bits_per_weight": details.bits_per_weight,
         "parameters": details.parameters,
         "bytes": details.stored_bytes,
@@ -201,6 +211,7 @@ def _write_tables(tables: TableWriter, details: ModelDetails) -> None:
         ("fingerprint", str(details.facts["fingerprint"])),
         ("weights", f"{details.parameters:,} in {details.stored_bytes:,} bytes"),
         ("bits per weight", f"{details.bits_per_weight:.4f}"),
+        *_quality_facts(details),
         *(("quantised again", kind.text) for kind in details.requantised),
         (
             "shape",
@@ -230,6 +241,14 @@ def _origin_facts(origin: dict[str, object]) -> list[tuple[str, str]]:
         for name in ("repository", "revision", "licence")
         if isinstance(text := origin.get(name), str)
     ]
+
+
+def _quality_facts(details: ModelDetails) -> list[tuple[str, str]]:
+    """Return the distance of a converted model from its source."""
+    if not details.located.converted:
+        return []
+    quality = details.facts["quality"]
+    return [("quality", describe(quality) if isinstance(quality, Quality) else "not measured")]
 
 
 def _needs(details: ModelDetails) -> list[MemoryEstimate]:

@@ -47,6 +47,11 @@ def _converted(value: Any, annotation: Any) -> Any:
             return int(value)
         except ValueError:
             raise typer.BadParameter(f"{value!r} is not a whole number") from None
+    if annotation is float:
+        try:
+            return float(value)
+        except ValueError:
+            raise typer.BadParameter(f"{value!r} is not a number") from None
     if annotation in (str, bool) and type(value) is annotation:
         return value
     if annotation is Path:

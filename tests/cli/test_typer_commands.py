@@ -45,16 +45,23 @@ def test_values_are_converted_to_their_types() -> None:
 
     @app.command(cls=CliCommand)
     def take(
-        path: Path, number: int = 3, texts: list[str] | None = None, text: str | None = None, switch: bool | None = None
+        path: Path,
+        number: int = 3,
+        ratio: float | None = None,
+        texts: list[str] | None = None,
+        text: str | None = None,
+        switch: bool | None = None,
     ) -> None:
-        taken.extend((path, number, texts, text, switch))
+        taken.extend((path, number, ratio, texts, text, switch))
 
     runner = CliRunner()
     assert runner.invoke(app, ["take", "a b", "--texts", "1", "--texts", "2", "--no-switch"]).exit_code == 0
-    assert taken == [Path("a b"), 3, ["1", "2"], None, False]
+    assert taken == [Path("a b"), 3, None, ["1", "2"], None, False]
     taken.clear()
-    assert runner.invoke(app, ["take", "x", "--number", "-7", "--text", "", "--switch"]).exit_code == 0
-    assert taken == [Path("x"), -7, None, "", True]
+    assert (
+        runner.invoke(app, ["take", "x", "--number", "-7", "--ratio", "1e-3", "--text", "", "--switch"]).exit_code == 0
+    )
+    assert taken == [Path("x"), -7, 0.001, None, "", True]
 
 
 def test_a_command_is_made_when_it_is_asked_for() -> None:
@@ -89,7 +96,7 @@ def test_an_unsupported_type_is_a_bug() -> None:
     app = typer.Typer()
 
     @app.command(cls=CliCommand)
-    def take(number: float) -> None:
+    def take(number: complex) -> None:
         pass
 
     result = CliRunner().invoke(app, ["1.5"])

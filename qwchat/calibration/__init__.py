@@ -1,0 +1,1 @@
+"""The unquantised model, one layer at a time: what calibration and quality checks run."""
