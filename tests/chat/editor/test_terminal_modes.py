@@ -41,20 +41,20 @@ def test_the_editing_mode_can_be_changed(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_bell_rings_after_a_slow_reply_only(tmp_path: Path) -> None:
-    with Terminal("chat", "--bell", "1", models=tmp_path, replies=["a b", "a b c d e"], token_seconds=0.25) as terminal:
+    with Terminal("chat", "--bell", "100000", models=tmp_path, replies=["a b c d e"], token_seconds=0.3) as terminal:
         terminal.prompt()
         terminal.type("quick\r")
-        terminal.wait("a b\n0.12 s")
+        terminal.wait("a b c d e\n0.12 s")
         terminal.prompt()
         assert b"\x07" not in terminal.raw
+        terminal.type("/set bell 1\r")
+        terminal.wait("/set bell 1\nbell")
         terminal.type("slow\r")
-        terminal.wait("a b c d e\n0.12 s")
+        terminal.wait("> slow\na b c d e\n0.12 s")
         terminal.prompt()
         assert terminal.raw.count(b"\x07") == 1
         terminal.type("/set bell off\r")
-        terminal.wait("bell off")
-        terminal.type("again\r")
-        terminal.wait("> again\na b\n0.12 s")
+        terminal.wait("/set bell off\nbell")
         terminal.type("and slow\r")
         terminal.wait("> and slow\na b c d e\n0.12 s")
         terminal.prompt()
