@@ -16,6 +16,7 @@ Some invisible characters are needed by scripts. They are kept after characters 
 from __future__ import annotations
 
 import re
+from functools import cache
 
 _ALWAYS_UNSAFE = (
     "\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200e\u200f\u2028-\u202e\u2060-\u206f"
@@ -52,7 +53,11 @@ _ALLOWED_AFTER = (
 )
 
 
-def _pattern() -> re.Pattern[str]:
+_UNSAFE_ASCII = re.compile("[\x00-\x08\x0b-\x1f\x7f]")
+
+
+@cache
+def _unsafe_anywhere() -> re.Pattern[str]:
     """Return the pattern of an unsafe character. It starts with a character class, which is fast to search for."""
     cases = [f"(?<=[{_ALWAYS_UNSAFE}])"]
     cases += [f"(?<=[{hidden}])(?<![{before}][{hidden}])" for hidden, before in _ALLOWED_AFTER]
@@ -62,8 +67,12 @@ def _pattern() -> re.Pattern[str]:
     return re.compile(f"[{every}](?:{'|'.join(cases)})")
 
 
-UNSAFE_CHARACTERS = _pattern()
 _LOOKBEHIND = _MAX_TAGS + 2  # previous characters that the pattern depends on, and one more
+
+
+def unsafe_pattern(text: str) -> re.Pattern[str]:
+    """Return a pattern of the unsafe characters in `text`. Compiling that of ASCII takes a hundredth of the time."""
+    return _UNSAFE_ASCII if text.isascii() else _unsafe_anywhere()
 
 
 def sanitise(text: str) -> str:
@@ -72,7 +81,7 @@ def sanitise(text: str) -> str:
     An escape sequence starts with ESC (shown as ␛) or a C1 control (shown as <9B>); the rest of it is plain text. Other
     unsafe characters are shown by number, such as <202E>.
     """
-    return UNSAFE_CHARACTERS.sub(_visible_form, text)
+    return unsafe_pattern(text).sub(_visible_form, text)
 
 
 def sanitise_name(text: str) -> str:
@@ -96,7 +105,7 @@ class StreamSanitiser:
 
 def show_code_points(text: str) -> str:
     """Return `text` with each unsafe character as [U+202E], for files that may be opened anywhere."""
-    return UNSAFE_CHARACTERS.sub(lambda match: f"[U+{ord(match[0]):04X}]", text)
+    return unsafe_pattern(text).sub(lambda match: f"[U+{ord(match[0]):04X}]", text)
 
 
 def escape_json(json_text: str) -> str:
@@ -108,7 +117,7 @@ def escape_json(json_text: str) -> str:
             return f"\\u{0xD7C0 + (code >> 10):04x}\\u{0xDC00 + (code & 0x3FF):04x}"
         return f"\\u{code:04x}"
 
-    return UNSAFE_CHARACTERS.sub(escape, json_text)
+    return unsafe_pattern(json_text).sub(escape, json_text)
 
 
 def _visible_form(match: re.Match[str]) -> str:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwchat.characters import UNSAFE_CHARACTERS, StreamSanitiser, escape_json, sanitise, show_code_points
+from qwchat.characters import StreamSanitiser, escape_json, sanitise, show_code_points, unsafe_pattern
 
 # Format characters that are visible or position hieroglyphs.
 DRAWN = {*range(0x600, 0x606), 0x6DD, 0x70F, 0x890, 0x891, 0x8E2, 0x110BD, 0x110CD, *range(0x13430, 0x13440)}
@@ -98,5 +98,11 @@ def test_pieces_of_any_size_give_the_same_text(pieces: list[str]) -> None:
 def test_escaped_json_has_the_same_value(text: str) -> None:
     line = escape_json(json.dumps([text], ensure_ascii=False))
     assert json.loads(line) == json.loads(json.dumps([text]))
-    assert not UNSAFE_CHARACTERS.search(line)
+    assert not unsafe_pattern(line).search(line)
     assert "\x1b" not in show_code_points(text)
+
+
+def test_ascii_is_handled_alike_in_any_text() -> None:
+    ascii_text = "".join(map(chr, range(128)))
+    assert sanitise(ascii_text + "é") == sanitise(ascii_text) + "é"
+    assert escape_json(ascii_text + "é") == escape_json(ascii_text) + "é"

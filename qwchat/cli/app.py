@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -163,7 +164,13 @@ def _run(find: _Find, context: typer.Context, parsed: Any) -> int:
 
     Guarded here too, because Typer handles interrupts and broken pipes differently.
     """
-    return run_guarded(lambda: int(find()(parsed, context.obj)), debug=parsed.debug)
+
+    def work() -> int:
+        function = find()
+        gc.enable()
+        return int(function(parsed, context.obj))
+
+    return run_guarded(work, debug=parsed.debug)
 
 
 def print_completion(parsed: options.CompletionOptions, dependencies: Dependencies) -> int:

@@ -5,6 +5,7 @@ Only the guard is imported before it is active, so that Ctrl-C works cleanly fro
 
 from __future__ import annotations
 
+import gc
 import sys
 
 from qwchat.cli.guard import run_guarded
@@ -29,6 +30,7 @@ def main(arguments: Sequence[str] | None = None, dependencies: Dependencies | No
     debug = "--debug" in argument_list  # Read here, because it applies to parser errors too.
 
     def run() -> int:
+        gc.disable()  # Imports make no garbage; `run_app` enables it for the command.
         _replace_closed_streams()
         from qwchat.cli.app import run_app
 

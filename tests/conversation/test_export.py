@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwchat.characters import UNSAFE_CHARACTERS
+from qwchat.characters import unsafe_pattern
 from qwchat.conversation.export import EXPORT_FORMATS, ExportFormat, Transcript, export_transcript, file_name, format_of
 from qwchat.conversation.tree import Tree
 from qwchat.errors import UsageError
@@ -198,7 +198,7 @@ def test_exports_contain_no_control_characters() -> None:
     tree.drop([1], hostile)
     for form in EXPORT_FORMATS:
         text = export_transcript(Transcript(tree, hostile, "a1", hostile), form)
-        assert not UNSAFE_CHARACTERS.search(text), form
+        assert not unsafe_pattern(text).search(text), form
         assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", text)
         assert "👨‍👩‍👧" in text
     assert "a[U+001B]]0;t[U+0007][U+009B]31m\nb[U+00AD]" in export_transcript(Transcript(tree, "m"), "md")
