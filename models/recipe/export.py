@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import save_file
 
 from .chatml import END_OF_TEXT, IM_END, IM_START, ChatML
-from .network import Shape
 from .recipe import MODEL
+from .shape import Shape
 
 TEMPLATE = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
@@ -24,13 +24,15 @@ TEMPLATE = (
     "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+MINI = Shape()
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt")
 
 
 def config(shape: Shape, chatml: ChatML) -> dict[str, Any]:
-    """Return the values of `config.json`, with every key of a published Qwen2."""
+    """Return the values of `config.json`, with every key of a published Qwen2 or Qwen3."""
+    own = {} if shape.family == "qwen2" else {"attention_bias": False, "head_dim": shape.head_dim}
     return {
-        "architectures": ["Qwen2ForCausalLM"],
+        "architectures": [f"{shape.family.capitalize()}ForCausalLM"],
         "attention_dropout": 0.0,
         "bos_token_id": chatml.tokenizer.token_to_id(END_OF_TEXT),
         "eos_token_id": chatml.end,
@@ -40,19 +42,20 @@ def config(shape: Shape, chatml: ChatML) -> dict[str, Any]:
         "intermediate_size": shape.intermediate_size,
         "max_position_embeddings": shape.context,
         "max_window_layers": shape.layers,
-        "model_type": "qwen2",
+        "model_type": shape.family,
         "num_attention_heads": shape.heads,
         "num_hidden_layers": shape.layers,
         "num_key_value_heads": shape.kv_heads,
         "rms_norm_eps": shape.eps,
         "rope_theta": shape.rope_theta,
         "sliding_window": shape.context,
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": shape.tied,
         "torch_dtype": "bfloat16",
-        "transformers_version": "4.41.2",
+        "transformers_version": "4.41.2" if shape.family == "qwen2" else "4.51.0",
         "use_cache": True,
         "use_sliding_window": False,
         "vocab_size": shape.vocab_size,
+        **own,
     }
 
 
@@ -92,16 +95,25 @@ def generation_config(chatml: ChatML) -> dict[str, Any]:
     }
 
 
-def export(checkpoint: Path, folder: Path, earlier: Path | None = None) -> int:
+def export(
+    checkpoint: Path, folder: Path, earlier: Path | None = None, shape: Shape = MINI, tokenizer: Path = MODEL
+) -> int:
     """Write the folder, with the mean of both checkpoints if there is an earlier one.
+
+    Args:
+        checkpoint: written by the training of a model of this shape.
+        folder: where to; it is made if it does not exist.
+        earlier: another checkpoint of the same training.
+        shape: sizes of the model.
+        tokenizer: folder with the files of the tokenizer.
 
     Returns:
         The number of tokens that the weights were trained on.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if folder.resolve() != MODEL.resolve():
+    if folder.resolve() != tokenizer.resolve():
         for name in TOKENIZER_FILES:
-            shutil.copyfile(MODEL / name, folder / name)
+            shutil.copyfile(tokenizer / name, folder / name)
     saved = torch.load(checkpoint, weights_only=True)
     exact = saved["model"]
     if earlier is not None:
@@ -110,7 +122,7 @@ def export(checkpoint: Path, folder: Path, earlier: Path | None = None) -> int:
     weights = {name: weight.to(torch.bfloat16).contiguous() for name, weight in exact.items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "model.safetensors").chmod(0o644)  # safetensors lets only the owner read it
-    shape, chatml = Shape(), ChatML.load(folder)
+    chatml = ChatML.load(folder)
     tables = {
         "config.json": config(shape, chatml),
         "tokenizer_config.json": tokenizer_config(shape, chatml),

@@ -6,27 +6,11 @@ padding. The head runs only at the positions of the loss, which saves a third of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-@dataclass(frozen=True)
-class Shape:
-    """Sizes of the mini model; `config.json` is written from them."""
-
-    vocab_size: int = 4096
-    hidden_size: int = 256
-    intermediate_size: int = 768
-    layers: int = 6
-    heads: int = 4
-    kv_heads: int = 2
-    head_dim: int = 64
-    context: int = 2048
-    rope_theta: float = 10000.0
-    eps: float = 1e-6
+from .shape import Shape
 
 
 def rope_tables(shape: Shape) -> tuple[Tensor, Tensor]:
@@ -44,22 +28,29 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Grouped-query attention with biases on q, k and v, as in Qwen2."""
+    """Grouped-query attention, as in the family of the shape."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
-        self.q_proj = nn.Linear(shape.hidden_size, shape.heads * shape.head_dim)
-        self.k_proj = nn.Linear(shape.hidden_size, shape.kv_heads * shape.head_dim)
-        self.v_proj = nn.Linear(shape.hidden_size, shape.kv_heads * shape.head_dim)
+        biased = shape.family == "qwen2"
+        self.q_proj = nn.Linear(shape.hidden_size, shape.heads * shape.head_dim, bias=biased)
+        self.k_proj = nn.Linear(shape.hidden_size, shape.kv_heads * shape.head_dim, bias=biased)
+        self.v_proj = nn.Linear(shape.hidden_size, shape.kv_heads * shape.head_dim, bias=biased)
+        if not biased:
+            self.q_norm = nn.RMSNorm(shape.head_dim, eps=shape.eps)
+            self.k_norm = nn.RMSNorm(shape.head_dim, eps=shape.eps)
         self.o_proj = nn.Linear(shape.heads * shape.head_dim, shape.hidden_size, bias=False)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Map x (batch, tokens, hidden) to the same shape."""
         batch, tokens, _ = x.shape
         shape = self.shape
-        q = self.q_proj(x).view(batch, tokens, shape.heads, shape.head_dim).transpose(1, 2)
-        k = self.k_proj(x).view(batch, tokens, shape.kv_heads, shape.head_dim).transpose(1, 2)
+        q = self.q_proj(x).view(batch, tokens, shape.heads, shape.head_dim)
+        k = self.k_proj(x).view(batch, tokens, shape.kv_heads, shape.head_dim)
+        if shape.family == "qwen3":
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k = q.transpose(1, 2), k.transpose(1, 2)
         v = self.v_proj(x).view(batch, tokens, shape.kv_heads, shape.head_dim).transpose(1, 2)
         q, k = rotate(q, cos, sin).to(v.dtype), rotate(k, cos, sin).to(v.dtype)
         repeat = shape.heads // shape.kv_heads
@@ -109,14 +100,17 @@ class Decoder(nn.Module):
 
 
 class Mini(nn.Module):
-    """The whole model, with its head tied to the embedding."""
+    """The whole model, with its head tied to the embedding unless the shape says otherwise."""
 
     cos: Tensor
     sin: Tensor
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
+        self.shape = shape
         self.model = Decoder(shape)
+        if not shape.tied:
+            self.lm_head = nn.Linear(shape.hidden_size, shape.vocab_size, bias=False)
         cos, sin = rope_tables(shape)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
@@ -127,7 +121,15 @@ class Mini(nn.Module):
                 # Each layer starts as the identity, so that signals of deep layers grow only as the data require.
                 nn.init.zeros_(weight)
             elif weight.ndim == 2:
-                nn.init.normal_(weight, std=0.02 if "embed" in name else shape.hidden_size**-0.5)
+                nn.init.normal_(
+                    weight,
+                    std=0.02 if name.endswith(("embed_tokens.weight", "lm_head.weight")) else shape.hidden_size**-0.5,
+                )
+
+    @property
+    def head(self) -> Tensor:
+        """Return the matrix (vocabulary, hidden) of the logits."""
+        return self.model.embed_tokens.weight if self.shape.tied else self.lm_head.weight
 
     def hidden(self, ids: Tensor) -> Tensor:
         """Return the final hidden states (batch, tokens, hidden) of ids (batch, tokens)."""
@@ -142,5 +144,5 @@ class Mini(nn.Module):
         """Return the summed cross-entropy of the tokens marked in `answered` (batch, tokens)."""
         chosen = answered[:, 1:]
         states = self.hidden(ids)[:, :-1][chosen]
-        logits = F.linear(states, self.model.embed_tokens.weight)
+        logits = F.linear(states, self.head)
         return F.cross_entropy(logits.float(), ids[:, 1:][chosen], reduction="sum")

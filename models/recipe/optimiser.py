@@ -29,10 +29,19 @@ def orthogonal(matrix: Tensor) -> Tensor:
 
 def summed(tensors: list[Tensor]) -> list[Tensor]:
     """Return the sum of each tensor over all workers, in one exchange."""
+    if not distributed.is_initialized():
+        return tensors
     flat = torch.cat([tensor.flatten() for tensor in tensors])
     distributed.all_reduce(flat)
     pieces = flat.split([tensor.numel() for tensor in tensors])
     return [piece.view_as(tensor) for piece, tensor in zip(pieces, tensors, strict=True)]
+
+
+def place() -> tuple[int, int]:
+    """Return the number of workers and the number of this one, which is 0 if it is alone."""
+    if not distributed.is_initialized():
+        return 1, 0
+    return distributed.get_world_size(), distributed.get_rank()
 
 
 class Muon:
@@ -46,7 +55,7 @@ class Muon:
     def step(self, factor: float) -> None:
         """Apply one step at `factor` times the learning rate. Each worker orthogonalises its share of the matrices."""
         rate = self.rate * factor
-        workers, worker = distributed.get_world_size(), distributed.get_rank()
+        workers, worker = place()
         updates = [torch.zeros_like(weight) for weight in self.weights]
         for i, (weight, moment) in enumerate(zip(self.weights, self.moments, strict=True)):
             if weight.grad is None:
@@ -59,13 +68,18 @@ class Muon:
             weight.add_(update, alpha=-rate * max(1.0, weight.shape[0] / weight.shape[1]) ** 0.5)
 
 
+def in_layer(name: str, weight: Tensor) -> bool:
+    """Return True for the matrices of the layers, which Muon trains; the embedding and the head are AdamW's."""
+    return weight.ndim == 2 and name.startswith("model.layers.")
+
+
 class Optimiser:
     """Both optimisers of a model, and the state that resuming needs."""
 
     def __init__(self, model: nn.Module, matrix_rate: float, vector_rate: float) -> None:
         named = list(model.named_parameters())
-        self.matrices = [weight for name, weight in named if weight.ndim == 2 and "embed" not in name]
-        others = [weight for name, weight in named if weight.ndim != 2 or "embed" in name]
+        self.matrices = [weight for name, weight in named if in_layer(name, weight)]
+        others = [weight for name, weight in named if not in_layer(name, weight)]
         self.vector_rate = vector_rate
         self.muon = Muon(self.matrices, matrix_rate)
         self.adam = torch.optim.AdamW(others, lr=vector_rate, betas=(0.9, 0.95), weight_decay=0.0)

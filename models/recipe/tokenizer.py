@@ -35,8 +35,8 @@ def corpus(recipe: Recipe) -> Iterator[str]:
             yield "assistant\n" + turn.answer
 
 
-def train(recipe: Recipe) -> Tokenizer:
-    """Train and return the tokenizer of a recipe."""
+def train(texts: Iterator[str], size: int) -> Tokenizer:
+    """Train and return a tokenizer of `size` ids and the special ones."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -48,10 +48,8 @@ def train(recipe: Recipe) -> Tokenizer:
     tokenizer.post_processor = processors.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=recipe.tokenizer.size, min_frequency=2, initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator(corpus(recipe), trainer)
+    trainer = trainers.BpeTrainer(vocab_size=size, min_frequency=2, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIALS])
     return tokenizer
 
@@ -73,7 +71,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?", default=MODEL)
     folder = parser.parse_args().folder
-    tokenizer = train(Recipe.load())
+    recipe = Recipe.load()
+    tokenizer = train(corpus(recipe), recipe.tokenizer.size)
     write(tokenizer, folder)
     print(f"{tokenizer.get_vocab_size()} tokens in {folder}")
 

@@ -18,9 +18,10 @@ from safetensors.torch import load_file
 from torch import Tensor, distributed, multiprocessing
 
 from .chatml import ChatML
-from .network import Mini, Shape
+from .network import Mini
 from .optimiser import Optimiser, rounded, summed
 from .recipe import MODEL, Recipe
+from .shape import Shape
 
 MICRO_TOKENS = 2048
 TIGHT = 0.88  # least share of a micro batch that is text rather than padding

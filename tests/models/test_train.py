@@ -9,9 +9,10 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs torch")
 
 from models.recipe.export import export  # noqa: E402
-from models.recipe.network import Mini, Shape  # noqa: E402
+from models.recipe.network import Mini  # noqa: E402
 from models.recipe.optimiser import Optimiser  # noqa: E402
 from models.recipe.recipe import MODEL, Recipe  # noqa: E402
+from models.recipe.shape import Shape  # noqa: E402
 from models.recipe.train import begin, save  # noqa: E402
 
 

@@ -1,0 +1,1 @@
+"""A bigger model and its texts: real documentation, source and licences from installed packages."""
