@@ -87,6 +87,7 @@ OTHERS = {
     "perplexity": (
         "model", "files", "chat", "window", "tokens", "documents", "blocks", "loss", "perplexity", "against",
     ),
+    "calibrate": ("path", "model", "tokens", "text", "inputs", "bytes", "seconds"),
     "bench": ("model", "threads", "simd", "rounds", "depth", "speculate", "prefill", "decode"),
     "doctor": ("ok", "checks"),
     "sessions list": ("folder", "sessions"),

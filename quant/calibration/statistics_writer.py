@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -51,27 +52,23 @@ _PIECE = 4 << 20
 
 
 class StatisticsWriter:
-    """Writer of one statistics file. In a `with` block: `begin`, `write` for each input in order, then `publish`.
+    """Writer of one statistics file.
 
-    The block holds the lock of the destination. Leaving it early keeps the partial folder for a later resume.
+    In a `with` block: `open_folder`, `begin`, `write` for each input in order, then `publish`. The block holds the lock
+    of the destination. Leaving it early keeps the partial folder for a later resume.
 
     Args:
         destination: file to write.
-        header: what the file is about.
 
     Attributes:
         partial: folder for whatever is needed until the file is complete; `publish` deletes it.
         finished: SHA-256 (hex) of the inputs that are written, by name.
     """
 
-    def __init__(self, destination: Path, header: StatisticsHeader) -> None:
+    def __init__(self, destination: Path) -> None:
         self.destination = destination
         self.partial = partial_folder(destination)
         self.finished: dict[str, str] = {}
-        self._header = header
-        self._ranges = input_ranges(header.columns)
-        self._base = len(header_bytes(header, self._unknown()))
-        self._size = self._base + data_bytes(header.columns)
         self._lock = self._data = self._journal = -1
 
     def __enter__(self) -> StatisticsWriter:
@@ -84,6 +81,8 @@ class StatisticsWriter:
         for descriptor in (self._data, self._journal):
             if descriptor >= 0:
                 os.close(descriptor)
+        with suppress(OSError):  # Not empty, or not there.
+            self.partial.rmdir()
         lock_path(self.destination).unlink(missing_ok=True)
         os.close(self._lock)
 
@@ -100,32 +99,52 @@ class StatisticsWriter:
         except StatisticsError:
             return False
 
-    def begin(self, resume: bool) -> list[str]:
+    def open_folder(self, resume: bool) -> list[str]:
         """Open or create the partial folder. Return notices for the user.
 
         Args:
-            resume: keep the inputs that an earlier attempt finished, as far as they are intact.
+            resume: keep what an earlier attempt left.
+        """
+        notices: list[str] = []
+        with translate_os_errors(self.partial):
+            if self.partial.exists() and not resume:
+                shutil.rmtree(self.partial)
+                suggestion = SuggestedArgument("resume", True)
+                notices.append(
+                    ArgumentMessage("an unfinished calibration was discarded; ", suggestion, " would have continued it")
+                )
+            elif resume and not self.partial.exists():
+                notices.append("there is nothing to resume; starting from the beginning")
+            self.partial.mkdir(exist_ok=True)
+        return notices
+
+    def begin(self, header: StatisticsHeader) -> list[str]:
+        """Open or create the files. Inputs that an earlier attempt finished are kept as far as they are intact.
+
+        Args:
+            header: what the file is about.
+
+        Returns:
+            Notices for the user.
 
         Raises:
             ArgumentError: the partial folder belongs to another calibration, or cannot be written.
             DiskFullError: the disk does not have enough free space.
         """
-        notices: list[str] = []
-        if self.partial.exists() and resume:
+        self._header = header
+        self._ranges = input_ranges(header.columns)
+        self._base = len(header_bytes(header, self._unknown()))
+        self._size = self._base + data_bytes(header.columns)
+        if self.is_published():
+            shutil.rmtree(self.partial, ignore_errors=True)  # Left by a run that was killed after its last rename.
+            return []
+        notices = []
+        if (self.partial / JOURNAL_NAME).exists():
             self._read_journal()
             notices.append(f"resuming: {len(self.finished)} of {len(self._ranges)} inputs are done")
-        elif self.partial.exists():
-            shutil.rmtree(self.partial)
-            suggestion = SuggestedArgument("resume", True)
-            notices.append(
-                ArgumentMessage("an unfinished calibration was discarded; ", suggestion, " would have continued it")
-            )
-        elif resume:
-            notices.append("there is nothing to resume; starting from the beginning")
         written = allocated_bytes(self.partial / DATA_NAME)
         check_free_space(self.destination.parent, self._size, written, "the statistics file")
         with translate_os_errors(self.partial):
-            self.partial.mkdir(exist_ok=True)
             self._data = open_reserved(self.partial / DATA_NAME, self._size)
             self._journal = os.open(self.partial / JOURNAL_NAME, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
             append_record(self._journal, {"identity": self.identity})
@@ -175,9 +194,7 @@ class StatisticsWriter:
         try:
             read_statistics_header(self.destination)
         except StatisticsError:
-            raise ArgumentError(
-                f"{self.destination} exists and is not a statistics file; choose another destination"
-            ) from None
+            raise ArgumentError(f"{self.destination} exists and is not a statistics file; choose another") from None
         if not force:
             suggestion = SuggestedArgument("force", True)
             raise ArgumentError(

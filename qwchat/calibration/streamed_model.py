@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from quant.formats import PackedTensor
 from quant.model_config import ModelConfig
 from qwchat.cpu.decoder import CpuDecoder
+from qwchat.model.decoder import Cache
 from qwchat.model.tensor_source import TensorSource
 
 Residual = NDArray[np.float32]
@@ -24,10 +25,10 @@ Head = Callable[[Residual], NDArray[np.float32]]
 
 
 @contextmanager
-def open_layer(
+def open_layer_decoder(
     tensors: TensorSource, layer: int, *, context: int, threads: int
-) -> Iterator[Callable[[Residual], None]]:
-    """Load one layer. The value runs it on a residual stream in place, from position 0 on.
+) -> Iterator[tuple[CpuDecoder, Cache]]:
+    """Load one layer, which the decoder knows as layer number 1. The value is the decoder and a cache of it.
 
     Args:
         tensors: the model's tensors; only those of the layer are read.
@@ -42,15 +43,26 @@ def open_layer(
     # As the second of three layers, the layer brings neither the embedding nor the head.
     decoder = CpuDecoder(_OneLayer(tensors, layer), context=context, threads=threads, kv="f32", layers=range(1, 2))
     try:
-        cache = decoder.make_cache()
+        yield decoder, decoder.make_cache()
+    finally:
+        decoder.close()
+
+
+@contextmanager
+def open_layer(
+    tensors: TensorSource, layer: int, *, context: int, threads: int
+) -> Iterator[Callable[[Residual], None]]:
+    """Load one layer. The value runs it on a residual stream in place, from position 0 on.
+
+    Arguments and errors are those of `open_layer_decoder`.
+    """
+    with open_layer_decoder(tensors, layer, context=context, threads=threads) as (decoder, cache):
 
         def run(residual: Residual) -> None:
             for start in range(0, len(residual), decoder.chunk):
                 decoder.run_layers(residual[start : start + decoder.chunk], 1, 2, start, cache)
 
         yield run
-    finally:
-        decoder.close()
 
 
 @contextmanager

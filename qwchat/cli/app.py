@@ -59,10 +59,10 @@ def run_app(arguments: Sequence[str], dependencies: Dependencies | None = None) 
 def expand_arguments(words: Sequence[str]) -> list[str]:
     """Return the command-line `words` in the form that the parser understands.
 
-    The parser has no optional values, so a lone `--resume` becomes `--resume=`; those of `convert` and `export` are
+    The parser has no optional values, so a lone `--resume` becomes `--resume=`; those of some commands are
     booleans and stay. It also takes a negative value of `config set` for an option, so `--` is inserted.
     """
-    if list(words[:1]) in (["convert"], ["export"]):
+    if list(words[:1]) in (["calibrate"], ["convert"], ["export"]):
         return list(words)
     if list(words[:2]) == ["config", "set"] and "--" not in words:
         negative = [word for word in words if _NEGATIVE.match(word)]

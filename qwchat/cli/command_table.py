@@ -114,6 +114,12 @@ COMMANDS = (
         "Measure how well a model predicts text, or its KL divergence",
     ),
     Command(
+        "calibrate",
+        "qwchat.cli.calibrate_options:CalibrateOptions",
+        "qwchat.cli.calibrate",
+        "Collect statistics of a model for `convert --calibration`",
+    ),
+    Command(
         "serve",
         "qwchat.cli.serve_options:ServeOptions",
         "qwchat.cli.serve",

@@ -35,8 +35,7 @@ def ensure_model(
         ModelError: there is no such model.
         QwchatError: the models folder is not writable.
     """
-    name = requested_model(model)
-    located = _locate(name, streams) if may_pull else models_folder.locate(name)
+    located = find_model(model, streams) if may_pull else models_folder.locate(requested_model(model))
     if dependencies.compiled():
         return _ensure_converted(located, streams, threads, None)
     with _kernel_setup(dependencies, streams) as setup:
@@ -63,8 +62,20 @@ def _compile(dependencies: Dependencies, setup: SetupProgress) -> None:
     dependencies.compile(lambda name, cost: setup.compiling(name.replace("_", " "), cost), setup.wait)
 
 
-def _locate(name: str, streams: Streams) -> LocatedModel:
-    """Return the model of that name, after offering to pull one of the catalogue. Raises ModelError."""
+def ensure_kernels(dependencies: Dependencies, streams: Streams) -> None:
+    """Compile the kernels, with progress, if the cache does not have them."""
+    if dependencies.compiled():
+        return
+    if problem := dependencies.cache_problem():
+        streams.screen.notice(problem)
+    with SetupProgress(streams, "kernels", dependencies.kernel_compile_cost()) as setup:
+        setup.expect_no_conversion()
+        dependencies.compile(lambda name, cost: setup.compiling(name.replace("_", " "), cost), setup.wait)
+
+
+def find_model(model: str | None, streams: Streams) -> LocatedModel:
+    """Return the model that `model` names, after offering to pull one of the catalogue. Raises ModelError."""
+    name = requested_model(model)
     try:
         return models_folder.locate(name)
     except ModelError:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,21 @@ from qwchat.model.logit_rows import HostRow, LogitRow
 from qwchat.model.tensor_source import TensorSource
 
 _CANCELLABLE_SECONDS = 0.05  # Passes that take this long can be cancelled, which costs about 0.1 ms.
+
+
+@dataclass(frozen=True, eq=False)
+class LayerInputs:
+    """Inputs of the matrices of one layer, as views that the next pass overwrites.
+
+    Attributes:
+        attention: input of `o_proj`, (tokens, num_heads * head_dim) f32.
+        mlp: input of `gate_proj` and `up_proj`, (tokens, hidden) f32.
+        activation: input of `down_proj`, (tokens, intermediate) f32, if that matrix is stored in floats.
+    """
+
+    attention: NDArray[np.float32]
+    mlp: NDArray[np.float32]
+    activation: NDArray[np.float32]
 
 
 class CpuDecoder:
@@ -161,6 +177,15 @@ class CpuDecoder:
         self._workspace.fill_angles(position, position + len(residual))
         self._run_pass(len(residual), position, range(first, last), len(residual), cancelled)
         residual[:] = rows
+
+    def layer_inputs(self, tokens: int) -> LayerInputs:
+        """Return the inputs of some matrices of the layer that the last `run_layers` ran last.
+
+        Args:
+            tokens: tokens of that pass, more than NORM_PER_THREAD_TOKENS; fewer are normed by each thread for itself.
+        """
+        space = self._workspace
+        return LayerInputs(space.attended[:tokens], space.normed[:tokens], space.activated[:tokens])
 
     def head(self, residual: NDArray[np.float32], logits_from: int) -> NDArray[np.float32]:
         """Return logits of the residual stream after the last layer; see `Decoder.head`."""

@@ -72,7 +72,7 @@ class Workspace:
         state["token_ids"] = self.ids.ctypes.data
         self.residual = self._buffer(CHUNK, config.hidden_size)
         state["residual"] = self.residual.ctypes.data
-        self._activations(state["normed"], config.hidden_size)
+        self.normed = self._activations(state["normed"], config.hidden_size)
         # Packed, up to TOKEN_LANES rows take PACKED_BLOCK_BYTES per block.
         own = config.hidden_size * NORM_PER_THREAD_TOKENS * 4 + config.hidden_size // BLOCK * PACKED_BLOCK_BYTES
         thread_normed = self._buffer(threads, own // 4)
@@ -97,11 +97,14 @@ class Workspace:
         self._memory.append(aligned_buffer(rows, columns, dtype))
         return self._memory[-1]
 
-    def _activations(self, record: Any, columns: int) -> None:
+    def _activations(self, record: Any, columns: int) -> NDArray[np.float32]:
+        """Fill `record` with new buffers; return the one in f32."""
         record["columns"] = columns
-        record["x"] = self._buffer(CHUNK, columns).ctypes.data
+        x = self._buffer(CHUNK, columns)
+        record["x"] = x.ctypes.data
         groups = -(-CHUNK // TOKEN_LANES)
         record["packed"] = self._buffer(groups, columns // BLOCK * PACKED_BLOCK_BYTES, np.int8).ctypes.data
+        return x[:, :columns]
 
     def _partial_stride(self) -> int:
         return PARTIAL_HEADER_BYTES + self._config.head_dim * 4
@@ -109,8 +112,8 @@ class Workspace:
     def _fill_layer_space(self, capacity: int) -> None:
         config, state = self._config, self.state
         queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-        self._activations(state["attended"], queries)
-        self._activations(state["activated"], config.intermediate_size)
+        self.attended = self._activations(state["attended"], queries)
+        self.activated = self._activations(state["activated"], config.intermediate_size)
         for name, columns in (("query", queries), ("key", keys), ("value", keys)):
             state[name] = self._buffer(CHUNK, columns).ctypes.data
         group, head_dim = config.num_heads // config.num_kv_heads, config.head_dim

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +15,20 @@ from quant.safe_files import read_bounded
 from qwchat.characters import sanitise_name
 from qwchat.errors import UsageError
 from qwchat.messages import Message
-
-if TYPE_CHECKING:
-    from qwchat.api import Model
+from qwchat.request import Prompt
 
 MAX_FILE_BYTES = 1 << 30
 _ROLES = ("system", "user", "assistant")
+
+
+class Encoder(Protocol):
+    """What turns texts into token ids: a model, or its tokenizer and template."""
+
+    def encode(self, text: str) -> list[int]:
+        """Return the token ids of `text`."""
+
+    def prompt(self, messages: Sequence[Message], *, continuing: bool = False) -> Prompt:
+        """Render the prompt of a conversation; see `qwchat.api.Model.prompt`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,12 +59,12 @@ def read_text(path: Path) -> str:
         raise UsageError(f"{name} is not UTF-8 text (byte {error.start:,}): convert it to UTF-8") from error
 
 
-def text_document(model: Model, text: str, source: int) -> Document:
+def text_document(model: Encoder, text: str, source: int) -> Document:
     """Return a plain text as a document whose every token but the first counts."""
     return Document(np.array(model.encode(text), np.int64), 1, len(text.encode()), source)
 
 
-def reply_documents(model: Model, messages: list[Message], source: int) -> Iterator[Document]:
+def reply_documents(model: Encoder, messages: list[Message], source: int) -> Iterator[Document]:
     """Yield a document for each reply of a conversation: its prompt, rendered by the chat template, and the reply.
 
     Only the tokens of the reply count. Raises TemplateError if the template fails on the conversation.

@@ -115,6 +115,7 @@ def test_json_of_other_commands_has_the_keys_that_are_listed(command: str, home:
         "convert": f"{embedded_checkpoint()} --dry-run",
         "bench": "--rounds 1 --prompt-tokens 32 --new-tokens 8",
         "perplexity": f"mini {embedded_checkpoint() / 'config.json'}",
+        "calibrate": f"mini {embedded_checkpoint() / 'config.json'} -o mini.statistics",
         "export": "mini exported --to gguf --dry-run",
     }
     done = shell(f"qwchat {command} {more.get(command, '')} --json", home)

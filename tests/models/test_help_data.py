@@ -24,6 +24,8 @@ from qwchat.settings.specs import SETTING_SPECS
 OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z-]*(?![\w-])")
 NEWER_COMMANDS = {"qwchat estimate", "qwchat export", "qwchat perplexity", "qwchat pull", "qwchat rm", "qwchat serve"}
 """Commands that mini was trained before: it names the help for them."""
+UNSEEN_COMMANDS = {"qwchat calibrate"}
+"""Commands whose names are not in its training either: it treats them like any invented name."""
 SLASH = re.compile(r"`(/[a-z-]+)")
 
 
@@ -64,7 +66,7 @@ def examples(language: str) -> list[str]:
 
 
 def test_every_command_has_its_purpose() -> None:
-    first = {name for name in commands() if name.count(" ") < 2} - {"qwchat"} - NEWER_COMMANDS
+    first = {name for name in commands() if name.count(" ") < 2} - {"qwchat"} - NEWER_COMMANDS - UNSEEN_COMMANDS
     assert sorted((first | {"qwchat"}) - names()) == []
     table = next(topic["answer"] for topic in program.topics() if "the commands" in topic["names"])
     assert set(re.findall(r"^\| `(qwchat [a-z]+)` \|", table, re.MULTILINE)) == first

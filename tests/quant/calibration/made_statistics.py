@@ -29,8 +29,9 @@ def write_statistics(path: Path, source: Path, seed: int = 0, samples: int = 512
     with open_source(source) as opened:
         columns = input_columns(opened.config)
         header = StatisticsHeader(opened.fingerprint, samples, "made up", "0" * 64, columns)
-    with StatisticsWriter(path, header) as writer:
-        writer.begin(resume=False)
+    with StatisticsWriter(path) as writer:
+        writer.open_folder(resume=False)
+        writer.begin(header)
         for number, (name, count) in enumerate(columns.items()):
             writer.write(name, random_moments(count, seed + number, samples))
         writer.publish(force=True)

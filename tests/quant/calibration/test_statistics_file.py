@@ -235,10 +235,11 @@ def test_a_file_is_not_replaced_unless_forced(source, tmp_path):
     path = write_statistics(tmp_path / "s", source)
     before = path.read_bytes()
     header = StatisticsHeader("x", 1, "made up", "0" * 64, {"head": 32})
-    with StatisticsWriter(path, header) as writer:
+    with StatisticsWriter(path) as writer:
         with pytest.raises(ArgumentError, match="already exists; use force=True to replace it"):
             writer.check_destination(force=False)
-        writer.begin(resume=False)
+        writer.open_folder(resume=False)
+        writer.begin(header)
         writer.write("head", [np.eye(32, dtype=np.float32)])
         writer.publish(force=True)
     assert path.read_bytes() != before
@@ -247,7 +248,7 @@ def test_a_file_is_not_replaced_unless_forced(source, tmp_path):
 
 def test_other_files_are_never_replaced(source, tmp_path):
     (tmp_path / "s").write_text("mine")
-    with pytest.raises(ArgumentError, match="exists and is not a statistics file; choose another destination"):
+    with pytest.raises(ArgumentError, match="exists and is not a statistics file; choose another"):
         write_statistics(tmp_path / "s", source)
     assert (tmp_path / "s").read_text() == "mine"
 
