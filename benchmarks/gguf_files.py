@@ -1,4 +1,4 @@
-"""Write GGUF files of a Qwen2 checkpoint: bf16 with the `gguf` package, then quantised by llama.cpp itself.
+"""Write GGUF files of a Qwen2 or Qwen3 checkpoint: bf16 with the `gguf` package, then quantised by llama.cpp itself.
 
 Needs the extra `bench`. Tensors are streamed from the mapped checkpoint, so a 7B model needs little memory. The bf16
 file is deleted when all requested files are made from it.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ def gguf_values(tensor: NDArray[np.uint16]) -> NDArray[np.uint16] | NDArray[np.f
 
 
 def add_metadata(writer: Any, checkpoint: Path) -> dict[str, Any]:
-    """Add sizes, tokenizer and chat template of a Qwen2 checkpoint to a `gguf.GGUFWriter`; return its config.json."""
+    """Add sizes, tokenizer and chat template of a checkpoint to a `gguf.GGUFWriter`; return its config.json."""
     config: dict[str, Any] = json.loads((checkpoint / "config.json").read_text())
     tokenizer = json.loads((checkpoint / "tokenizer.json").read_text())
     writer.add_block_count(config["num_hidden_layers"])
@@ -74,6 +74,9 @@ def add_metadata(writer: Any, checkpoint: Path) -> dict[str, Any]:
     writer.add_feed_forward_length(config["intermediate_size"])
     writer.add_head_count(config["num_attention_heads"])
     writer.add_head_count_kv(config["num_key_value_heads"])
+    if "head_dim" in config:
+        writer.add_key_length(config["head_dim"])
+        writer.add_value_length(config["head_dim"])
     writer.add_rope_freq_base(config["rope_theta"])
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     tokens, types = token_table(tokenizer, config["vocab_size"])
@@ -94,10 +97,11 @@ def write_bf16_gguf(checkpoint: Path, destination: Path) -> None:
     """Write `checkpoint` (config.json, tokenizer.json, bf16 safetensors) as one GGUF file."""
     import gguf
 
-    writer = gguf.GGUFWriter(destination, "qwen2")
+    family = json.loads((checkpoint / "config.json").read_text())["model_type"]
+    writer = gguf.GGUFWriter(destination, family)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_BF16)
     config = add_metadata(writer, checkpoint)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN2, config["num_hidden_layers"])
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[family.upper()], config["num_hidden_layers"])
     tensors = list(checkpoint_tensors(checkpoint))
     for name, tensor in tensors:
         known = names.get_name(name, try_suffixes=(".weight", ".bias"))
@@ -114,8 +118,25 @@ def write_bf16_gguf(checkpoint: Path, destination: Path) -> None:
     writer.close()
 
 
-def quantise_gguf(source: Path, destination: Path, kind: str, threads: int) -> None:
-    """Quantise `source` to `kind` (such as "Q4_K_M") with llama.cpp. Raises RuntimeError if llama.cpp refuses."""
+def quantise_gguf(
+    source: Path,
+    destination: Path,
+    kind: str,
+    threads: int,
+    importance: Mapping[str, NDArray[np.float32]] | None = None,
+) -> None:
+    """Quantise a GGUF file with llama.cpp.
+
+    Args:
+        source: bf16 file.
+        destination: file to write.
+        kind: type, such as "Q4_K_M".
+        threads: number of threads.
+        importance: mean square of each input column by the name of a matrix (`llama-quantize --imatrix`).
+
+    Raises:
+        RuntimeError: llama.cpp refuses.
+    """
     import llama_cpp
 
     from benchmarks.llama_engine import start_llama
@@ -124,11 +145,26 @@ def quantise_gguf(source: Path, destination: Path, kind: str, threads: int) -> N
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{kind}")
     params.nthread = threads
+    entries = llama_importance(importance or {})
+    if importance:
+        params.imatrix = entries
     unfinished = destination.with_suffix(".part")
     status = llama_cpp.llama_model_quantize(os.fsencode(source), os.fsencode(unfinished), ctypes.byref(params))
     if status:
         raise RuntimeError(f"llama.cpp could not quantise {source} to {kind}: status {status}")
     unfinished.replace(destination)
+
+
+def llama_importance(importance: Mapping[str, NDArray[np.float32]]) -> Any:
+    """Return an importance matrix as an array of llama.cpp's structures, which ends with one without a name."""
+    import llama_cpp
+
+    entries = (llama_cpp.llama_model_imatrix_data * (len(importance) + 1))()
+    for entry, (name, values) in zip(entries, importance.items(), strict=False):
+        data = (ctypes.c_float * values.size).from_buffer_copy(np.ascontiguousarray(values, np.float32))
+        entry.name, entry.size = name.encode(), values.size
+        entry.data = ctypes.cast(data, ctypes.POINTER(ctypes.c_float))  # Keeps `data` alive.
+    return entries
 
 
 def make_gguf(checkpoint: Path, folder: Path, kinds: Sequence[str], threads: int) -> dict[str, Path]:

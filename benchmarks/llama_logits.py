@@ -1,12 +1,15 @@
-"""Quantise GGUF files and evaluate token ids with llama.cpp, for the comparison in `benchmarks.llama_parity`.
+"""Quantise GGUF files and evaluate token ids with llama.cpp, for the comparisons of this folder.
 
     python -m benchmarks.llama_logits quantise CHECKPOINT FOLDER Q4_0 Q4_K_M
+    python -m benchmarks.llama_logits encode FILE.gguf OUTPUT.gguf Q4_K_M [--importance IMPORTANCE.npz]
     python -m benchmarks.llama_logits logits FILE.gguf IDS.json LOGITS.npz
     python -m benchmarks.llama_logits greedy FILE.gguf IDS.json 64
 
 It runs in an environment that has llama-cpp-python and need not have qwchat. IDS.json holds lists of token ids.
-`logits` writes one array (tokens, vocabulary) f32 per list, `greedy` prints the ids that follow each list as JSON. The
-KV cache is in f32 and flash attention off, so that activations are rounded in matrix products alone.
+`encode` quantises a bf16 file and prints the seconds and the types of the tensors; IMPORTANCE.npz holds the mean square
+of each input column by the names of matrices. `logits` writes one array (tokens, vocabulary) f32 per list, `greedy`
+prints the ids that follow each list as JSON. The KV cache is in f32 and flash attention off, so that activations are
+rounded in matrix products alone.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +26,7 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.gguf_files import make_gguf
+from benchmarks.gguf_files import make_gguf, quantise_gguf
 from benchmarks.llama_engine import LlamaModel
 
 THREADS = 2
@@ -82,6 +86,18 @@ def tensor_types(path: Path) -> dict[str, int]:
     return dict(Counter(tensor.tensor_type.name for tensor in gguf.GGUFReader(path).tensors))
 
 
+def encode(options: argparse.Namespace) -> None:
+    """Quantise a bf16 file; print the processor and wall seconds and the types of the tensors."""
+    importance = None
+    if options.importance is not None:
+        with np.load(options.importance) as arrays:
+            importance = dict(arrays)
+    started, busy = time.perf_counter(), time.process_time()
+    quantise_gguf(options.file, options.output, options.kind, options.threads, importance)
+    seconds = {"seconds": time.perf_counter() - started, "processor_seconds": time.process_time() - busy}
+    json.dump({**seconds, "types": tensor_types(options.output)}, sys.stdout)
+
+
 def main() -> None:
     """Run one operation."""
     parser = argparse.ArgumentParser(description="llama.cpp for benchmarks.llama_parity")
@@ -95,7 +111,16 @@ def main() -> None:
         command.add_argument("file", type=Path)
         command.add_argument("ids", type=Path)
         command.add_argument(last, type=Path if last == "output" else int)
+    encoding = commands.add_parser("encode")
+    encoding.add_argument("file", type=Path)
+    encoding.add_argument("output", type=Path)
+    encoding.add_argument("kind")
+    encoding.add_argument("--importance", type=Path)
+    encoding.add_argument("--threads", type=int, default=THREADS)
     options = parser.parse_args()
+    if options.command == "encode":
+        encode(options)
+        return
     if options.command == "quantise":
         files = make_gguf(options.checkpoint, options.folder, options.kinds, THREADS)
         json.dump({kind: {"path": str(path), "types": tensor_types(path)} for kind, path in files.items()}, sys.stdout)

@@ -119,6 +119,22 @@ class Rival:
         files: dict[str, dict[str, Any]] = json.loads(self._run("quantise", checkpoint, folder, *kinds))
         return files
 
+    def encode(
+        self, file: Path, output: Path, kind: str, importance: Mapping[str, NDArray[np.float32]] | None = None
+    ) -> dict[str, Any]:
+        """Quantise a bf16 GGUF file; return `seconds`, `processor_seconds` and the `types` of its tensors.
+
+        `importance` is the mean square of each input column by the name of a matrix.
+        """
+        words: list[object] = ["encode", file, output, kind]
+        with tempfile.TemporaryDirectory() as name:
+            if importance is not None:
+                path = Path(name, "importance.npz")
+                np.savez(path, **importance)
+                words += ["--importance", path]
+            made: dict[str, Any] = json.loads(self._run(*words))
+        return made
+
     def logits(self, file: Path, texts: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
         """Return the logits (tokens, vocabulary) of each list of ids."""
         with tempfile.TemporaryDirectory() as name:
