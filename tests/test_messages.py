@@ -113,7 +113,7 @@ def test_every_argument_in_a_message_has_a_flag() -> None:
         if isinstance(node.args[0], ast.Constant)
     }
     assert {"context", "kv", "resume", "force", "variables"} <= mentioned
-    known = options_in(help_of() + help_of("convert"))
+    known = options_in(help_of() + help_of("convert") + help_of("eval"))
     assert {str(name): error_messages.as_flag(Argument(str(name))) for name in mentioned} == {
         str(name): flag for name in mentioned if (flag := error_messages.as_flag(Argument(str(name)))) in known
     }

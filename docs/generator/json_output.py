@@ -88,6 +88,10 @@ OTHERS = {
         "model", "files", "chat", "window", "tokens", "documents", "blocks", "loss", "perplexity", "against",
     ),
     "calibrate": ("path", "model", "tokens", "text", "inputs", "bytes", "seconds"),
+    "eval": (
+        "model", "settings", "tasks", "questions", "correct", "acc", "acc_norm", "acc_bytes", "macro", "subjects",
+        "output", "against",
+    ),
     "bench": ("model", "threads", "simd", "rounds", "depth", "speculate", "prefill", "decode"),
     "doctor": ("ok", "checks"),
     "sessions list": ("folder", "sessions"),

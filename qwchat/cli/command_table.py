@@ -120,6 +120,12 @@ COMMANDS = (
         "Collect statistics of a model for `convert --calibration`",
     ),
     Command(
+        "eval",
+        "qwchat.cli.eval_options:EvalOptions",
+        "qwchat.cli.eval_model",
+        "Measure how well a model answers multiple-choice questions",
+    ),
+    Command(
         "serve",
         "qwchat.cli.serve_options:ServeOptions",
         "qwchat.cli.serve",

@@ -50,7 +50,11 @@ class Document:
 
 def read_text(path: Path) -> str:
     """Return the text of a file. Raises UsageError if it cannot be read or is not UTF-8."""
-    data, name = read_bounded(path, UsageError, MAX_FILE_BYTES), sanitise_name(str(path))
+    return decode_text(read_bounded(path, UsageError, MAX_FILE_BYTES), sanitise_name(str(path)))
+
+
+def decode_text(data: bytes, name: str) -> str:
+    """Return the text of a file's bytes. Raises UsageError, which begins with `name`, if it is not UTF-8."""
     if b"\0" in data:
         raise UsageError(f"{name} is a binary file (contains NUL bytes): give a text file")
     try:

@@ -23,6 +23,8 @@ FILES = {
     "src/app.py": "def main() -> None:\n    print(2 + 3)\n\n\nmain()\n",
     "schema.json": '{"type": "object", "properties": {"colour": {"enum": ["blue", "grey"]}}, "required": ["colour"]}',
     ".config/qwchat/personas/poet.toml": "",  # Filled in from the page.
+    "quiz_test.csv": "",
+    "quiz_dev.csv": "",
 }
 
 pytestmark = pytest.mark.slow
@@ -42,9 +44,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make a home with the files that the pages mention, the program on its path, and the model converted."""
     folder = tmp_path_factory.mktemp("home")
     persona = next(block.text for block in BLOCKS if block.page.endswith("personas.md") and block.language == "toml")
+    shown = {block.title: block.text for block in BLOCKS if block.language == "csv"}
     for name, text in FILES.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text or persona)
+        (folder / name).write_text(text or shown.get(name, persona))
     (folder / "bin").mkdir()
     place_program(folder / "bin")
     subprocess.run(["git", "init", "-q", folder], check=True)
@@ -114,6 +117,7 @@ def test_json_of_other_commands_has_the_keys_that_are_listed(command: str, home:
     more = {
         "convert": f"{embedded_checkpoint()} --dry-run",
         "bench": "--rounds 1 --prompt-tokens 32 --new-tokens 8",
+        "eval": "mini quiz_test.csv",
         "perplexity": f"mini {embedded_checkpoint() / 'config.json'}",
         "calibrate": f"mini {embedded_checkpoint() / 'config.json'} -o mini.statistics",
         "export": "mini exported --to gguf --dry-run",

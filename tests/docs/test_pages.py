@@ -15,7 +15,7 @@ SECOND_COMMAND = "python3 -m venv .venv && .venv/bin/pip install '.[test]' && .v
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 HAND_WRITTEN = [name for name in nav() if name not in PAGES and name != "log.md"]
 LONGEST_PARAGRAPH = 5 * 120
-LANGUAGES = {"", "chat", "console", "json", "powershell", "python", "sh", "text", "toml"}
+LANGUAGES = {"", "chat", "console", "csv", "json", "powershell", "python", "sh", "text", "toml"}
 
 
 def test_generated_pages_are_current() -> None:

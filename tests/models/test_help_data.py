@@ -22,7 +22,15 @@ from qwchat.cli.exit_codes import ExitCode
 from qwchat.settings.specs import SETTING_SPECS
 
 OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z-]*(?![\w-])")
-NEWER_COMMANDS = {"qwchat estimate", "qwchat export", "qwchat perplexity", "qwchat pull", "qwchat rm", "qwchat serve"}
+NEWER_COMMANDS = {
+    "qwchat estimate",
+    "qwchat eval",
+    "qwchat export",
+    "qwchat perplexity",
+    "qwchat pull",
+    "qwchat rm",
+    "qwchat serve",
+}
 """Commands that mini was trained before: it names the help for them."""
 UNSEEN_COMMANDS = {"qwchat calibrate"}
 """Commands whose names are not in its training either: it treats them like any invented name."""
