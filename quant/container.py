@@ -3,10 +3,10 @@
 weights.bin holds the parts of all tensors (layouts: `quant.formats`) in manifest order. Each part begins at a multiple
 of 64 bytes. The file is memory-mapped, never read as a whole. manifest.json is
 
-    {"format": "qwchat-model", "format_version": 1,
+    {"format": "qwchat-model", "format_version": 1 or 2,
      "producer": {"name", "version"},
      "source": {"name", "fingerprint", "bytes"} and, if downloaded, {"repository", "revision", "licence"},
-     "settings": {"preset", "group_size"},
+     "settings": {"preset", "group_size"} and, if tensors have other formats than the preset gives, {"choices"},
      ["quality": {"kl_mean", "kl_p999", "same_top", "tokens", "text"}],
      "weights": {"file": "weights.bin", "bytes"},
      "tensors": {NAME: {"format", "shape", "group_size", "sha256", "relative_error", ["requantised_from"],
@@ -15,8 +15,12 @@ of 64 bytes. The file is memory-mapped, never read as a whole. manifest.json is
 
 The sha256 of a tensor is the SHA-256 of the concatenated SHA-256 digests of its parts, in manifest order, so that the
 parts can be hashed while they are written in parallel. relative_error is sqrt(sum of squared errors / sum of squares).
-requantised_from is the quantised type of the tensor in the source, if its codes were not kept. quality is the distance
-from the source that was measured before the folder was published (`quant.quality`), if it was.
+requantised_from is the quantised type of the tensor in the source, if its codes were not kept. choices is the number of
+matrices whose format was chosen one by one. quality is the distance from the source that was measured before the folder
+was published (`quant.quality`), if it was.
+
+The version is 2 if a tensor has a format that came with it (`Format.container_version`), otherwise 1, so that older
+programs open what they can run.
 
 Model folders are untrusted: `open_model` checks every size, offset, dtype and shape against the layouts and config.json
 before any weight is used. It does not read weights.bin; `quant.verification` checks its content.
@@ -47,7 +51,8 @@ from quant.safe_files import COPIED_FILES, is_regular_file, open_regular_file, p
 MANIFEST_NAME = "manifest.json"
 WEIGHTS_NAME = "weights.bin"
 FORMAT_NAME = "qwchat-model"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Largest version that this program reads."""
 ALIGNMENT = 64
 MAX_MANIFEST_BYTES = 16 << 20
 _HASH_PIECE = 4 << 20
@@ -195,10 +200,11 @@ def open_model(path: str | Path) -> ModelFolder:
         raise ContainerError(
             f"{path / MANIFEST_NAME} is not the manifest of a {FORMAT_NAME} folder; give another folder"
         )
-    if manifest.get("format_version") != FORMAT_VERSION:
+    version = manifest.get("format_version")
+    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
         raise ContainerError(
-            f"{path} has format version {short_repr(manifest.get('format_version'))}, but this program reads "
-            f"{FORMAT_VERSION}; update the program or convert the model again"
+            f"{path} has format version {short_repr(version)}, but this program reads 1 to {FORMAT_VERSION}; "
+            "update the program or convert the model again"
         )
     config = read_config(path, ContainerError)
     _check_manifest(path, manifest, config)

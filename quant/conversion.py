@@ -350,5 +350,9 @@ def _manifest_header(source: Source, spec: ConversionSpec) -> dict[str, object]:
             "bytes": source.total_bytes,
             **source.origin,
         },
-        "settings": {"preset": spec.preset, "group_size": spec.group_size},
+        "settings": {
+            "preset": spec.preset,
+            "group_size": spec.group_size,
+            **({"choices": len(spec.choices)} if spec.choices else {}),
+        },
     }

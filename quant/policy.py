@@ -4,6 +4,7 @@ Presets (`quant.presets`; layouts: `quant.formats`):
 
     q4        matrices q4; head, tied embedding, and sensitive matrices of the first and last eighth of layers q8
     q4-small  matrices q4; head and tied embedding q8
+    q6        every matrix q6
     q8        every matrix q8
     lin4      matrices lin4 with zero points; head and tied embedding lin8
     lin8      every matrix lin8
@@ -13,15 +14,15 @@ Presets (`quant.presets`; layouts: `quant.formats`):
 The model family defines the sensitive matrices; those of Qwen2 are down_proj and v_proj. Norms and biases are float32
 vectors in every preset: the key biases of Qwen2 reach norms of 900 and do not tolerate rounding.
 
-`bits` and `group_size` select a preset indirectly: 4/32 is q4, 8/32 is q8, and groups of 64 or 128 are lin4 or lin8.
-If several format records match, the first in `FORMATS` is used.
+`bits` and `group_size` select a preset indirectly: 4/32 is q4, 6/32 is q6, 8/32 is q8, and groups of 64 or 128 are
+lin4 or lin8. If several format records match, the first in `FORMATS` is used.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from quant.errors import ArgumentError, FormatError
 from quant.families import expected_tensors, family_of
@@ -33,13 +34,19 @@ from quant.presets import DEFAULT_PRESET, IMPORTED, IMPORTED_PRESET, PRESETS, Pr
 
 @dataclass(frozen=True)
 class ConversionSpec:
-    """Preset of a conversion and the group size of its matrices (0 for dense).
+    """Preset of a conversion, and what overrides it.
 
-    A matrix that the preset `imported` keeps has the group size of the source.
+    Attributes:
+        preset: name of the preset.
+        group_size: group size of its matrices, 0 for dense. A matrix that the preset `imported` keeps has the group
+            size of the source.
+        choices: names of matrices -> format, instead of that of the preset. A format that does not support `group_size`
+            uses its first group size.
     """
 
     preset: str
     group_size: int
+    choices: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -168,12 +175,17 @@ def plan_tensors(
         nbytes: stored bytes of each source tensor.
 
     Raises:
+        ArgumentError: a choice of `spec` is not possible.
         FormatError: the shape of a tensor does not fit its format. The message names the tensor.
     """
     plans = []
-    for name, shape in expected_tensors(config).items():
+    expected = expected_tensors(config)
+    _check_choices(expected, spec.choices)
+    for name, shape in expected.items():
         fmt = choose_format(name, shape, config, spec, dtypes[name])
         groups = spec.group_size if fmt.group_sizes else 0
+        if name in spec.choices and groups not in fmt.group_sizes:
+            groups = fmt.group_sizes[0]
         try:
             parts = fmt.layout(shape, groups, fmt.stores_zeros)
         except FormatError as exc:
@@ -183,11 +195,21 @@ def plan_tensors(
     return plans
 
 
+def _check_choices(shapes: Mapping[str, tuple[int, ...]], choices: Mapping[str, str]) -> None:
+    """Raise ArgumentError unless all choices give matrices of the model a format that floats can be converted to."""
+    formats = [fmt.name for fmt in _convertible()]
+    for name, chosen in choices.items():
+        if len(shapes.get(name, ())) != 2:
+            raise ArgumentError(f"the model has no matrix {name!r}; remove it from the choices of formats")
+        if chosen not in formats:
+            raise ArgumentError(f"tensor {name} cannot become {chosen!r}; choose one of {', '.join(formats)}")
+
+
 def keep_home(plan: TensorPlan, spec: ConversionSpec, home: str, group_size: int, zeros: bool) -> TensorPlan:
     """Return the plan of a matrix that the source stores quantised.
 
-    The preset `imported` keeps the source's format. Other presets keep the codes of a matrix whose format and group
-    size are those of the source.
+    The preset `imported` keeps the source's format. Other presets, and choices, keep the codes of a matrix whose format
+    and group size are those of the source.
 
     Args:
         plan: plan of the matrix as if its values were not quantised.
@@ -199,7 +221,8 @@ def keep_home(plan: TensorPlan, spec: ConversionSpec, home: str, group_size: int
     Raises:
         FormatError: the shape of the matrix does not fit its home. The message names the tensor.
     """
-    if spec.preset != IMPORTED_PRESET and (plan.format, plan.group_size) != (home, group_size):
+    decided = spec.preset != IMPORTED_PRESET or plan.name in spec.choices
+    if decided and (plan.format, plan.group_size) != (home, group_size):
         return plan
     try:
         parts = layout(home, plan.shape, group_size, zeros)
@@ -217,11 +240,15 @@ def choose_format(name: str, shape: tuple[int, ...], config: ModelConfig, spec: 
     preset = _find_preset(spec.preset)
     if len(shape) == 1:
         return VECTOR
+    if name in spec.choices:
+        return FORMATS[spec.choices[name]]
     if preset.matrices is None:
         return BF16 if dtype == BF16.name else F32
     chosen = None
     if family_of(config).is_head(name, config):
         chosen = preset.head
+    elif family_of(config).is_embedding(name, config):
+        chosen = preset.embedding
     elif preset.sensitive is not None and is_sensitive(name, config):
         chosen = preset.sensitive
     return FORMATS[chosen or preset.matrices]

@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 
 from quant.container import (
     FORMAT_NAME,
-    FORMAT_VERSION,
     MANIFEST_NAME,
     MAX_MANIFEST_BYTES,
     WEIGHTS_NAME,
@@ -41,7 +40,7 @@ from quant.destination import (
     write_synced,
 )
 from quant.errors import ArgumentError, ContainerError, DiskFullError
-from quant.formats import layout
+from quant.formats import find_format, layout
 from quant.quality import QUALITY_ENTRY, Quality
 from quant.safe_files import read_bounded, read_json_object
 from quant.wording import Argument, ArgumentMessage, SuggestedArgument
@@ -215,7 +214,7 @@ class ModelWriter:
         }
         return {
             "format": FORMAT_NAME,
-            "format_version": FORMAT_VERSION,
+            "format_version": max(find_format(entry["format"]).container_version for entry in self._entries.values()),
             **self._header,
             "weights": {"file": WEIGHTS_NAME, "bytes": self.total_bytes},
             "tensors": self._entries,

@@ -53,7 +53,7 @@ REPLACED_FILES = {
 }  # fmt: skip
 # One base name for the same thing at two places: a format and its quantiser, a protocol and what fulfils it, a loop's
 # NumPy twin, a package's exceptions, what is compiled together; and the files of a device, which are named alike.
-MIRRORED_FILES = {"__init__", "decoder", "dense", "errors", "linear", "q4", "q8", "reference", "unit"} | {
+MIRRORED_FILES = {"__init__", "decoder", "dense", "errors", "linear", "q4", "q6", "q8", "reference", "unit"} | {
     *("build", "kv_cache", "memory", "row_kernels", "stages", "weights", "workspace")
 }
 

@@ -57,3 +57,7 @@ class Family:
     def is_head(self, name: str, config: ModelConfig) -> bool:
         """Return whether tensor `name` computes the logits: the head, or the embedding of a tied model."""
         return name == (self.embedding_name if config.tie_word_embeddings else self.head_name)
+
+    def is_embedding(self, name: str, config: ModelConfig) -> bool:
+        """Return whether tensor `name` is an embedding that does not compute the logits."""
+        return name == self.embedding_name and not config.tie_word_embeddings

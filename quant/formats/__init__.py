@@ -20,10 +20,11 @@ from quant.formats.imported import IQ4, IQ4K, K4, K8, MIN4
 from quant.formats.integer import GroupedFormat, IntegerFormat
 from quant.formats.linear import LIN4, LIN8
 from quant.formats.q4 import Q4
+from quant.formats.q6 import Q6
 from quant.formats.q8 import Q8
 
 FORMATS: dict[str, Format] = {
-    record.name: record for record in (Q4, Q8, LIN4, LIN8, BF16, F32, MIN4, K4, K8, IQ4, IQ4K, VECTOR)
+    record.name: record for record in (Q4, Q6, Q8, LIN4, LIN8, BF16, F32, MIN4, K4, K8, IQ4, IQ4K, VECTOR)
 }
 """Format records by name. If several match the requested bits and group size, `quant.policy` uses the first."""
 

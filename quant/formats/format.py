@@ -72,6 +72,7 @@ class Format(ABC):
         kernel: how the engine multiplies with such a matrix: by integer dot products, or by reading the values as
             bfloat16 or float32. None if it has no kernel for the format.
         gpu: whether the engine has kernels for a GPU as well.
+        container_version: first version of model folders that may contain the format; see `quant.container`.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Format(ABC):
     stores_zeros: bool = False
     kernel: Literal["integer", "bf16", "f32"] | None = None
     gpu: bool = True
+    container_version: int = 1
 
     @abstractmethod
     def layout(self, shape: tuple[int, ...], group_size: int = 0, zeros: bool = False) -> Layout:
@@ -157,23 +159,54 @@ def from_quads(quads: NDArray[Any]) -> NDArray[Any]:
     return np.ascontiguousarray(quads.transpose(0, 2, 1, 3)).reshape(tiles * rows, blocks * four)
 
 
-def pack_nibbles(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Pack (N, K) codes 0..15 into (tiles, K/8, 16, 4): low nibble column 8b+j, high nibble column 8b+4+j."""
-    return quads_to_nibbles(to_quads(codes))
-
-
-def quads_to_nibbles(quads: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _quads_to_nibbles(quads: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Pack (tiles, K/4, 16, 4) codes 0..15 into (tiles, K/8, 16, 4): odd quads become the high nibbles."""
     return np.ascontiguousarray(quads[:, 0::2] | (quads[:, 1::2] << np.uint8(4)))
 
 
 def unpack_nibbles(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Unpack (tiles, K/8, 16, 4) to (16 tiles, K) codes: the inverse of `pack_nibbles`."""
+    """Unpack (tiles, K/8, 16, 4) to (16 tiles, K) codes: the low nibbles are columns 8b+j, the high ones 8b+4+j."""
     tiles, blocks, rows, four = packed.shape
     quads = np.empty((tiles, 2 * blocks, rows, four), dtype=np.uint8)
     quads[:, 0::2] = packed & np.uint8(15)
     quads[:, 1::2] = packed >> np.uint8(4)
     return from_quads(quads)
+
+
+def pack_codes(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    """Pack (N, K) codes in 4, 6 or 8 bits each, (tiles, K * bits / 32, 16, 4). N must be a multiple of 16."""
+    return pack_quads(to_quads(codes), bits)
+
+
+def pack_quads(quads: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    """Pack (tiles, K/4, 16, 4) codes in 4, 6 or 8 bits each, (tiles, K * bits / 32, 16, 4)."""
+    if bits == 6:
+        return _quads_to_sixes(quads)
+    return _quads_to_nibbles(quads) if bits == 4 else quads
+
+
+def unpack_codes(packed: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    """Unpack codes to (16 tiles, K): the inverse of `pack_codes`."""
+    if bits == 6:
+        return _unpack_sixes(packed)
+    return unpack_nibbles(packed) if bits == 4 else from_quads(packed)
+
+
+def _quads_to_sixes(quads: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Pack codes 0..63: the bits of every fourth quad become the upper bits of the three quads before it."""
+    tiles, count, rows, four = quads.shape
+    fours = quads.reshape(tiles, count // 4, 4, rows, four)
+    upper = (fours[:, :, 3:] >> np.array([0, 2, 4], np.uint8).reshape(3, 1, 1)) & np.uint8(3)
+    return (fours[:, :, :3] | (upper << np.uint8(6))).reshape(tiles, 3 * count // 4, rows, four)
+
+
+def _unpack_sixes(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    tiles, count, rows, four = packed.shape
+    threes = packed.reshape(tiles, count // 3, 3, rows, four)
+    upper = threes >> np.uint8(6)
+    last = upper[:, :, 0] | (upper[:, :, 1] << np.uint8(2)) | (upper[:, :, 2] << np.uint8(4))
+    quads = np.concatenate([threes & np.uint8(63), last[:, :, None]], axis=2)
+    return from_quads(quads.reshape(tiles, 4 * count // 3, rows, four))
 
 
 def require(condition: bool, message: str) -> None:

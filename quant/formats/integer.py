@@ -4,7 +4,10 @@ Layout (tiles of 16 rows, see `quant.formats.format`; G is the group size):
 
     codes           u8  (tiles, K/8, 16, 4)   up to 4 bits. Byte (t, b, r, j): the low nibble is the code of row 16t+r,
                                               column 8b+j; the high nibble is that of the same row, column 8b+4+j
-                        (tiles, K/4, 16, 4)   5 to 8 bits. Byte (t, b, r, j) is the code of row 16t+r, column 4b+j
+                        (tiles, 3K/16, 16, 4) 6 bits. Byte (t, 3b+i, r, j): the low 6 bits are the code of row 16t+r,
+                                              column 16b+4i+j; the high bits are bits 2i and 2i+1 of the code of the
+                                              same row, column 16b+12+j
+                        (tiles, K/4, 16, 4)   5, 7 and 8 bits. Byte (t, b, r, j) is the code of row 16t+r, column 4b+j
     scales          i8, u8 or f16 (tiles, K/G, 16)
     zeros           u8  (tiles, K/G, 16)      if the tensor stores zero points
     minimums        as scales                 if the format has them
@@ -34,18 +37,17 @@ from quant.formats.format import (
     Format,
     Layout,
     PackedTensor,
-    from_quads,
     from_tiles,
     matrix_shape,
-    pack_nibbles,
+    pack_codes,
     pad_rows,
     require,
-    to_quads,
     to_tiles,
-    unpack_nibbles,
+    unpack_codes,
 )
 
 NIBBLE_BITS = 4
+SIX_BITS = 6
 BYTE_BITS = 8
 QUAD = 4
 """Adjacent columns of one row."""
@@ -107,7 +109,9 @@ class GroupedFormat(Format):
 
     @property
     def stored_bits(self) -> int:
-        """Bits per code in the part `codes`: 4 or 8."""
+        """Bits per code in the part `codes`: 4, 6 or 8."""
+        if self.bits == SIX_BITS:
+            return SIX_BITS
         return NIBBLE_BITS if self.bits <= NIBBLE_BITS else BYTE_BITS
 
     @property
@@ -141,8 +145,8 @@ class GroupedFormat(Format):
         """Return the parts of an (N, K) matrix. Raises FormatError if shape, group size or zero points do not fit."""
         require(self.allows_zeros or not zeros, f"format {self.name} has no zero points")
         tiles, columns, _ = matrix_shape(self.name, shape, group_size, self.group_sizes)
-        per_line = QUAD * BYTE_BITS // self.stored_bits
-        parts: Layout = {"codes": (np.dtype(np.uint8), (tiles, columns // per_line, TILE_ROWS, QUAD))}
+        lines = columns * self.stored_bits // (QUAD * BYTE_BITS)
+        parts: Layout = {"codes": (np.dtype(np.uint8), (tiles, lines, TILE_ROWS, QUAD))}
         for name, (dtype, per_row) in self._factors(columns, group_size, zeros).items():
             parts[name] = dtype, (tiles, per_row, TILE_ROWS)
         if self.row_scales:
@@ -195,9 +199,8 @@ class GroupedFormat(Format):
         given = others | {"scales": scales} | ({} if zeros is None else {"zeros": zeros})
         factors = self._factors(columns, group_size, zeros is not None)
         require(given.keys() == factors.keys(), f"{self.name} has the parts {list(factors)}, not {list(given)}")
-        pack = pack_nibbles if self.stored_bits == NIBBLE_BITS else to_quads
         fill = min(range(top + 1), key=lambda code: abs(self.levels[code] - self.zero))
-        parts = {"codes": pack(pad_rows(codes, fill=fill))}
+        parts = {"codes": pack_codes(pad_rows(codes, fill=fill), self.stored_bits)}
         for name, (dtype, per_row) in factors.items():
             shape = rows, per_row
             require(given[name].shape == shape, f"{self.name} {name} must have the shape {shape}")
@@ -221,8 +224,7 @@ class GroupedFormat(Format):
 
     def codes(self, packed: PackedTensor) -> NDArray[np.uint8]:
         """Return the codes (N, K)."""
-        unpack = unpack_nibbles if self.stored_bits == NIBBLE_BITS else from_quads
-        return unpack(packed.parts["codes"])[: packed.shape[0]]
+        return unpack_codes(packed.parts["codes"], self.stored_bits)[: packed.shape[0]]
 
     def scales(self, packed: PackedTensor) -> NDArray[Any]:
         """Return the scales (N, K/G) as stored."""

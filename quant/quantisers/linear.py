@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant.errors import FormatError
-from quant.formats.format import TILE_ROWS, PackedTensor, quads_to_nibbles
-from quant.formats.integer import BYTE_BITS, NIBBLE_BITS, QUAD, IntegerFormat
+from quant.formats.format import TILE_ROWS, PackedTensor, pack_quads
+from quant.formats.integer import BYTE_BITS, QUAD, IntegerFormat
 from quant.quantisers.machine_code import CompiledLoops, compiled_functions
 from quant.quantisers.padding import padded_rows
 
@@ -67,7 +67,7 @@ def quantise(
     codes = np.empty((len(scales), columns // QUAD, TILE_ROWS, QUAD), np.uint8)
     rounded = parts["scales"].astype(np.float32)
     encode(*common, *(array.ctypes.data for array in (rounded, zeros, codes, errors, scratch)))
-    parts["codes"] = quads_to_nibbles(codes) if fmt.stored_bits == NIBBLE_BITS else codes
+    parts["codes"] = pack_quads(codes, fmt.stored_bits)
     if fmt.stores_zeros:
         parts["zeros"] = zeros
     return PackedTensor(fmt.name, (rows, columns), group_size, parts), errors.reshape(-1)[:rows]

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from quant.formats import FORMATS, IntegerFormat, PackedTensor
 from quant.formats import q4 as q4_format
+from quant.formats import q6 as q6_format
 from quant.formats import q8 as q8_format
-from quant.quantisers import linear, q4, q8
+from quant.quantisers import linear, q4, q6, q8
 
 F32 = NDArray[np.float32]
 
@@ -22,11 +23,13 @@ F32 = NDArray[np.float32]
 def quantise(name: str, values: F32, group_size: int) -> tuple[PackedTensor, NDArray[np.float64]]:
     """Quantise (rows, K) like `quant.quantisers.quantise`, for the formats that round. Return also (rows,) errors."""
     fmt = FORMATS[name]
-    assert isinstance(fmt, IntegerFormat)
     if fmt.quantiser == q4.__name__:
         return quantise_q4(values)
+    if fmt.quantiser == q6.__name__:
+        return quantise_q6(values)
     if fmt.quantiser == q8.__name__:
         return quantise_q8(values)
+    assert isinstance(fmt, IntegerFormat)
     assert fmt.quantiser == linear.__name__
     return quantise_linear(fmt, values, group_size)
 
@@ -107,6 +110,38 @@ def q4_relative(block: F32, peak: F32, row_scales: F32, whole: F32, offsets: F32
     unit = divide(row_scales[:, None] * whole, peak)
     inverse = divide(np.ones_like(unit), unit)
     return unit, block * inverse[..., None] - offsets[..., None]
+
+
+def quantise_q6(values: F32) -> tuple[PackedTensor, NDArray[np.float64]]:
+    """Quantise to q6. Method and formulas: `quant.quantisers.q6`."""
+    rows, columns = values.shape
+    row_scales = q6.row_scales_of(values)
+    inverse = divide(np.ones_like(row_scales), row_scales)
+    x = values.reshape(rows, -1, q6_format.GROUP_SIZE) * inverse[:, None, None]
+    place = np.abs(x).argmax(axis=-1)
+    peak = np.take_along_axis(x, place[..., None], axis=-1)[..., 0]
+    base = np.ceil(np.abs(peak) / np.float32(-q6_format.CODE_MIN))
+    sign = np.where(peak > 0, np.float32(-1), np.float32(1))
+    best = np.full_like(base, np.inf)
+    scales = np.zeros_like(base)
+    for step in q6.CANDIDATES:
+        candidate = sign * np.clip(base + np.float32(step), 0, q6_format.SCALE_MAX).astype(np.float32)
+        distance = x - candidate[..., None] * q6_codes(x, candidate)
+        error = sum_left_to_right(distance * distance)
+        better = error < best
+        best = np.where(better, error, best)
+        scales = np.where(better, candidate, scales)
+    codes = q6_codes(x, scales).reshape(rows, columns).astype(np.int8)
+    wide = row_scales.astype(np.float64)[:, None]
+    return q6_format.pack(codes, scales.astype(np.int8), row_scales), sum_left_to_right(
+        best.astype(np.float64) * wide * wide
+    )
+
+
+def q6_codes(x: F32, scales: F32) -> F32:
+    """Return round(x / scale), clipped to -32..31."""
+    nearest = np.rint(x * divide(np.ones_like(scales), scales)[..., None])
+    return np.clip(nearest, q6_format.CODE_MIN, q6_format.CODE_MAX).astype(np.float32)
 
 
 def quantise_q8(values: F32) -> tuple[PackedTensor, NDArray[np.float64]]:

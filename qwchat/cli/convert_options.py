@@ -23,7 +23,7 @@ class ConvertOptions:
         typer.Argument(metavar="DEST", help="Folder to create (default: in the models folder)"),
     ] = None
     preset: PresetOption = None
-    bits: Annotated[int | None, typer.Option("--bits", metavar="4|8", help="Bits per weight")] = None
+    bits: Annotated[int | None, typer.Option("--bits", metavar="4|6|8", help="Bits per weight")] = None
     group_size: Annotated[int | None, typer.Option("--group-size", metavar="32|64|128", help="Weights per scale")] = (
         None
     )

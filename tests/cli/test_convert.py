@@ -45,5 +45,5 @@ def test_the_default_destination_depends_on_the_source(monkeypatch: pytest.Monke
 
 
 def test_bits_that_no_format_has_are_refused_before_a_folder_is_made() -> None:
-    with pytest.raises(ArgumentError, match="3 bits are not supported; choose 4 or 8"):
+    with pytest.raises(ArgumentError, match="3 bits are not supported; choose 4, 6 or 8"):
         default_destination(ConvertOptions(source=Path("Tiny"), bits=3))

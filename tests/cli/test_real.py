@@ -271,7 +271,7 @@ def test_a_dry_run_begins_with_the_total_and_groups_layers(tmp_path: Path) -> No
     [
         (("convert", "/nowhere"), 3, "/nowhere is not a folder"),
         (("convert", "{checkpoint}", "--preset", "q5"), 2, "unknown preset 'q5'; choose one of q4, q4-small, q8, "),
-        (("convert", "{checkpoint}", "--bits", "3"), 2, "3 bits are not supported; choose 4 or 8"),
+        (("convert", "{checkpoint}", "--bits", "3"), 2, "3 bits are not supported; choose 4, 6 or 8"),
         (("convert", "{checkpoint}", "{checkpoint}/inside"), 2, "{checkpoint}/inside is inside the source"),
         (("convert",), 2, "missing argument 'SOURCE'"),
         (("show", "nothing"), 3, "there is no model 'nothing'"),

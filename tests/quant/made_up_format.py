@@ -28,7 +28,7 @@ SIX = IntegerFormat(
     scale="float16",
     zero=32,
 )
-"""6-bit codes in bytes, symmetric, groups of 64."""
+"""6-bit codes, symmetric, groups of 64."""
 
 THREE = IntegerFormat(
     name="three",

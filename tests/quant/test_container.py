@@ -100,7 +100,13 @@ def part_of(manifest: dict[str, Any], part: str = "codes") -> dict[str, Any]:
     ("change", "message"),
     [
         (lambda m: m.update(format="zip"), "is not the manifest"),
-        (lambda m: m.update(format_version=2), "format version 2"),
+        (
+            lambda m: m.update(format_version=3),
+            r"has format version 3, but this program reads 1 to 2; update the program",
+        ),
+        (lambda m: m.update(format_version=0), "format version 0"),
+        (lambda m: m.update(format_version=True), "format version True"),
+        (lambda m: m.update(format_version=None), "format version None"),
         (lambda m: m.pop("tensors"), r"the key 'tensors' \(object\) is missing"),
         (lambda m: m.pop("weights"), "the key 'weights'"),
         (lambda m: m.pop("settings"), "the key 'settings'"),

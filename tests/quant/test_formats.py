@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from quant import formats
 from quant.errors import FormatError
-from quant.formats import GroupedFormat, IntegerFormat, PackedTensor, q4, q8
+from quant.formats import GroupedFormat, IntegerFormat, PackedTensor, q4, q6, q8
 from quant.formats.dense import BF16, F32, VECTOR
 from quant.formats.linear import LIN4, LIN8
 from tests.tiers import count
@@ -34,6 +34,14 @@ def random_q8(shape: tuple[int, int], seed: int = 0) -> tuple[np.ndarray, np.nda
     rows, columns = shape
     codes = random.integers(-127, 128, shape, dtype=np.int8)
     scales = random.integers(0, 256, (rows, columns // 32), dtype=np.uint8)
+    return codes, scales, random.standard_normal(rows).astype(np.float32)
+
+
+def random_q6(shape: tuple[int, int], seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    rows, columns = shape
+    codes = random.integers(-32, 32, shape, dtype=np.int8)
+    scales = random.integers(-127, 128, (rows, columns // 32), dtype=np.int8)
     return codes, scales, random.standard_normal(rows).astype(np.float32)
 
 
@@ -60,6 +68,7 @@ def examples() -> list[PackedTensor]:
     return [
         q4.pack(*random_q4((21, 128))),
         q8.pack(*random_q8((21, 128))),
+        q6.pack(*random_q6((21, 128))),
         LIN4.pack(codes4, scales4, 64, zeros=zeros4),
         LIN4.pack(codes4, scales4, 64),
         LIN8.pack(codes8, scales8, 128, zeros=zeros8),
@@ -102,6 +111,26 @@ def test_q8_bytes_are_where_the_layout_says(shape: tuple[int, int]) -> None:
         assert quantum == codes[row, column]
         assert scale == scales[row, column // 32]
         expected = np.float32(row_scales[row] * np.float32(scale)) * np.float32(quantum)
+        assert values[row, column] == expected
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_q6_bits_are_where_the_layout_says(shape: tuple[int, int]) -> None:
+    codes, scales, row_scales = random_q6(shape)
+    packed = q6.pack(codes, scales, row_scales)
+    assert packed.parts["codes"].shape == (-(-shape[0] // 16), 3 * shape[1] // 16, 16, 4)
+    values = formats.dequantise(packed)
+    random = np.random.default_rng(1)
+    for _ in range(50):
+        row, column = int(random.integers(shape[0])), int(random.integers(shape[1]))
+        tile, lane = divmod(row, 16)
+        sixteen, quad, place = column // 16, column % 16 // 4, column % 4
+        lines = [int(packed.parts["codes"][tile, 3 * sixteen + line, lane, place]) for line in range(3)]
+        code = lines[quad] & 63 if quad < 3 else sum(line >> 6 << 2 * number for number, line in enumerate(lines))
+        scale = packed.parts["scales"][tile, column // 32, lane]
+        assert code - 32 == codes[row, column]
+        assert scale == scales[row, column // 32]
+        expected = np.float32(row_scales[row] * np.float32(scale)) * np.float32(code - 32)
         assert values[row, column] == expected
 
 
@@ -163,10 +192,12 @@ def test_rows_equal_the_whole(packed: PackedTensor) -> None:
 def test_unpack_inverts_pack(rows: int, blocks: int, seed: int) -> None:
     shape = (rows, 32 * blocks)
     four, eight, lin = random_q4(shape, seed), random_q8(shape, seed), random_linear(LIN4, shape, 32, seed)
+    six = random_q6(shape, seed)
     codes, scales, zeros = lin
     packed = LIN4.pack(codes, scales, 32, zeros=zeros)
     pairs: list[tuple[np.ndarray, np.ndarray]] = [
         *zip(four, q4.unpack(q4.pack(*four)), strict=True),
+        *zip(six, q6.unpack(q6.pack(*six)), strict=True),
         *zip(eight, q8.unpack(q8.pack(*eight)), strict=True),
         *zip(lin, (LIN4.codes(packed), LIN4.scales(packed), LIN4.zeros(packed)), strict=True),
     ]
@@ -192,6 +223,8 @@ def test_q4_tables_fit_signed_bytes() -> None:
         ("q4", (16, 64), 64, False, "group sizes"),
         ("q4", (16, 64), 32, True, "no zero points"),
         ("q8", (16, 64), 64, False, "group sizes"),
+        ("q6", (16, 48), 32, False, "multiple of 32"),
+        ("q6", (16, 32), 32, True, "no zero points"),
         ("lin4", (16, 96), 64, False, "multiple of 64"),
         ("lin8", (16, 96), 48, False, "group sizes"),
         ("bf16", (16, 32), 32, False, "group sizes"),
@@ -228,12 +261,19 @@ def test_pack_refuses_values_out_of_range() -> None:
         q4.pack(codes, scales, bits, row_scales[:3])
     with pytest.raises(FormatError, match=r"codes must be -127\.\.127"):
         q8.pack(np.full((1, 32), -128, np.int8), np.ones((1, 1), np.uint8), np.ones(1, np.float32))
+    one, row = np.ones((1, 1), np.int8), np.ones(1, np.float32)
+    for code in (-33, 32):
+        with pytest.raises(FormatError, match=r"q6 codes must be -32\.\.31"):
+            q6.pack(np.full((1, 32), code, np.int8), one, row)
+    with pytest.raises(FormatError, match=r"q6 scales must be -127\.\.127"):
+        q6.pack(np.ones((1, 32), np.int8), -128 * one, row)
 
 
 @pytest.mark.parametrize(
-    ("fmt", "group_size", "bits"), [(q4.Q4, 32, 4.25), (q8.Q8, 32, 8.25), (LIN4, 64, 4.375), (LIN8, 128, 8.125)]
+    ("fmt", "group_size", "bits"),
+    [(q4.Q4, 32, 4.25), (q6.Q6, 32, 6.25), (q8.Q8, 32, 8.25), (LIN4, 64, 4.375), (LIN8, 128, 8.125)],
 )
-def test_effective_bits_are_those_of_the_parts(fmt: IntegerFormat, group_size: int, bits: float) -> None:
+def test_effective_bits_are_those_of_the_parts(fmt: GroupedFormat, group_size: int, bits: float) -> None:
     """Compare without the row scale, which all columns of a row share."""
     assert fmt.effective_bits(group_size) == bits
     parts = fmt.layout((16, 1024), group_size, fmt.stores_zeros)

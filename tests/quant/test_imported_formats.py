@@ -93,7 +93,7 @@ def test_float_values_cannot_be_converted_to_them(fmt: GroupedFormat) -> None:
     with pytest.raises(ArgumentError, match=f"unknown preset '{fmt.name}'"):
         conversion_spec(fmt.name)
     assert group_size_choices() == [32, 64, 128]
-    assert bit_choices() == [4, 8]
+    assert bit_choices() == [4, 6, 8]
 
 
 @pytest.mark.parametrize("fmt", IMPORTED, ids=lambda fmt: fmt.name)

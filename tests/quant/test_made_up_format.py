@@ -80,7 +80,8 @@ def test_the_linear_quantiser_packs_by_the_record(fmt: IntegerFormat) -> None:
 def test_policy_knows_the_format_by_its_record() -> None:
     assert conversion_spec("six") == ConversionSpec("six", 64)
     assert conversion_spec("six", group_size=32) == ConversionSpec("six", 32)
-    assert conversion_spec(bits=6) == ConversionSpec("six", 64)
+    assert conversion_spec(bits=6) == ConversionSpec("q6", 32)
+    assert conversion_spec(bits=6, group_size=64) == ConversionSpec("six", 64)
     config = parse_config({**CONFIG, **SHAPES})
     names = random_tensors(config)
     plans = plan_tensors(config, conversion_spec("three"), dict.fromkeys(names, "bf16"), dict.fromkeys(names, 0))
@@ -125,7 +126,7 @@ def test_a_program_without_the_record_refuses_the_model(tmp_path: Path, monkeypa
     run(source, tmp_path / "model", preset="curved")
     assert open_model(tmp_path / "model").preset == "curved"
     monkeypatch.delitem(FORMATS, "curved")
-    with pytest.raises(ContainerError, match="unknown tensor format 'curved'; known formats: q4, q8"):
+    with pytest.raises(ContainerError, match="unknown tensor format 'curved'; known formats: q4, q6, q8"):
         open_model(tmp_path / "model")
 
 

@@ -6,7 +6,8 @@ import pytest
 
 from quant.errors import ArgumentError, FormatError
 from quant.families import expected_tensors, parse_config
-from quant.policy import ConversionSpec, conversion_spec, is_sensitive, plan_tensors
+from quant.policy import ConversionSpec, conversion_spec, is_sensitive, keep_home, plan_tensors
+from quant.presets import PRESETS, Preset
 from tests.quant.checkpoints import CONFIG
 
 
@@ -23,6 +24,7 @@ def formats_of(settings: ConversionSpec, **overrides: object) -> dict[str, str]:
         (None, None, None, ConversionSpec("q4", 32)),
         ("q4", 4, 32, ConversionSpec("q4", 32)),
         (None, 8, None, ConversionSpec("q8", 32)),
+        (None, 6, None, ConversionSpec("q6", 32)),
         ("q4", 4, 128, ConversionSpec("lin4", 128)),
         ("q4", None, 64, ConversionSpec("lin4", 64)),
         (None, 8, 64, ConversionSpec("lin8", 64)),
@@ -94,6 +96,63 @@ def test_other_presets() -> None:
     linear = formats_of(ConversionSpec("lin4", 64), intermediate_size=128)
     assert linear["lm_head.weight"] == "lin8"
     assert linear["model.layers.0.mlp.down_proj.weight"] == "lin4"
+
+
+def test_choices_override_the_preset() -> None:
+    gate, embedding = "model.layers.1.mlp.gate_proj.weight", "model.embed_tokens.weight"
+    choices = {gate: "q6", "lm_head.weight": "q4", embedding: "lin4"}
+    chosen = formats_of(ConversionSpec("q4", 32, choices))
+    plain = formats_of(ConversionSpec("q4", 32))
+    assert chosen == plain | choices
+    assert formats_of(ConversionSpec("dense", 0, {gate: "q6"}))[gate] == "q6"
+
+
+def test_a_choice_uses_its_own_group_size_where_that_of_the_preset_does_not_fit() -> None:
+    name = "model.layers.1.mlp.gate_proj.weight"
+    config = parse_config({**CONFIG, "num_hidden_layers": 2, "intermediate_size": 128})
+    names = expected_tensors(config)
+    spec = ConversionSpec("lin4", 64, {name: "q6", "lm_head.weight": "lin8"})
+    plans = plan_tensors(config, spec, dict.fromkeys(names, "bf16"), dict.fromkeys(names, 0))
+    assert {plan.name: plan.group_size for plan in plans if plan.name in spec.choices} == {
+        name: 32,
+        "lm_head.weight": 64,
+    }
+
+
+def test_choices_of_quantised_sources() -> None:
+    config = parse_config({**CONFIG, "num_hidden_layers": 1})
+    names = expected_tensors(config)
+    gate, up = "model.layers.0.mlp.gate_proj.weight", "model.layers.0.mlp.up_proj.weight"
+    spec = ConversionSpec("imported", 32, {gate: "q6", up: "lin4"})
+    plans = {
+        plan.name: keep_home(plan, spec, "lin4", 32, zeros=True)
+        for plan in plan_tensors(config, spec, dict.fromkeys(names, "bf16"), dict.fromkeys(names, 0))
+        if len(plan.shape) == 2
+    }
+    assert [plans[gate].kept, plans[up].kept, plans["model.layers.0.mlp.down_proj.weight"].kept] == [False, True, True]
+    assert plans[gate].format == "q6"
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"model.layers.9.mlp.gate_proj.weight": "q6"}, r"the model has no matrix 'model\.layers\.9\.mlp"),
+        ({"model.norm.weight": "q6"}, r"the model has no matrix 'model\.norm\.weight'"),
+        ({"lm_head.weight": "q5"}, r"tensor lm_head\.weight cannot become 'q5'; choose one of q4, q6, q8, lin4, lin8"),
+        ({"lm_head.weight": "k8"}, "cannot become 'k8'"),
+        ({"lm_head.weight": "bf16"}, "cannot become 'bf16'"),
+    ],
+)
+def test_impossible_choices_are_refused(choices: dict[str, str], message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        formats_of(ConversionSpec("q4", 32, choices))
+
+
+def test_the_embedding_of_an_untied_model_is_a_kind_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PRESETS, "mixed", Preset("", "q4", head="q8", embedding="q6"))
+    chosen = formats_of(ConversionSpec("mixed", 32))
+    assert (chosen["model.embed_tokens.weight"], chosen["lm_head.weight"]) == ("q6", "q8")
+    assert formats_of(ConversionSpec("mixed", 32), tie_word_embeddings=True)["model.embed_tokens.weight"] == "q8"
 
 
 def test_eighths_of_28_layers() -> None:

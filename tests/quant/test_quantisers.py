@@ -14,7 +14,7 @@ import pytest
 
 from quant import formats
 from quant.errors import FormatError
-from quant.formats import q4
+from quant.formats import q4, q6
 from quant.quantisers import quantise, reference
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -89,6 +89,7 @@ def test_rows_are_independent(name: str, group_size: int) -> None:
     ("name", "group_size", "decibels"),
     [
         ("q4", 32, 22.9),
+        ("q6", 32, 33.8),
         ("q8", 32, 45.5),
         ("lin4", 32, 22.0),
         ("lin4", 64, 21.0),
@@ -112,6 +113,18 @@ def test_q4_keeps_what_it_can_represent() -> None:
     packed, errors = quantise("q4", exact, 32)
     assert np.allclose(formats.dequantise(packed), exact, rtol=1e-5)
     assert errors.max() <= 1e-9 * (exact**2).sum()
+
+
+def test_q6_keeps_what_it_can_represent() -> None:
+    random = np.random.default_rng(6)
+    codes = random.integers(-31, 32, (16, 64), dtype=np.int8)
+    codes[:, ::32] = -32  # each group reaches the end of the codes
+    scales = random.choice([-127, 127], (16, 2)).astype(np.int8)
+    exact = q6.pack(codes, scales, np.ones(16, np.float32))
+    packed, errors = quantise("q6", formats.dequantise(exact), 32)
+    for part, array in packed.parts.items():
+        assert np.array_equal(array, exact.parts[part]), part
+    assert not errors.any()
 
 
 def test_dense_formats_keep_every_bit() -> None:

@@ -1,9 +1,10 @@
 """Code generators for the inner loops of the matrix kernels: tiles of 16 weight rows times a few vectors.
 
 A tile stores its codes in lines of 64 bytes. A line of an 8-bit format holds 4 columns: byte 4 * row + column of 16
-rows. A line of a 4-bit format holds 8 columns: the low nibbles are columns 0 to 3, the high nibbles columns 4 to 7. The
-dot product instructions multiply four bytes of a row by four activations and add to the row's 32-bit lane, so that a
-block of 32 columns takes 8 of them.
+rows. A line of a 4-bit format holds 8 columns: the low nibbles are columns 0 to 3, the high nibbles columns 4 to 7.
+Three lines of a 6-bit format hold 16 columns: the low 6 bits of each are 4 columns, the high 2 bits of all of them are
+the last 4. The dot product instructions multiply four bytes of a row by four activations and add to the row's 32-bit
+lane, so that a block of 32 columns takes 8 of them.
 
 Each generator emits LLVM IR with one accumulator per vector, so that the sums stay in registers. A lane's sum consists
 of the same operations in the same order for any number of vectors, here and in `matmul_panels`. A token's result
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 
 from quant.formats import GroupedFormat
 from quant.formats.format import TILE_ROWS
-from quant.formats.integer import BYTE_BITS
+from quant.formats.integer import BYTE_BITS, SIX_BITS
 from quant.native import simd_level
 from quant.native.backend import cgutils, ir
 from qwchat.cpu.kernels import dot_products, simd
@@ -216,9 +217,17 @@ def emit_weight_bytes(builder: Any, fmt: GroupedFormat, address: Any, strip: Str
     Codes are replaced by the levels of the format, and all bytes are reduced by the SIMD level's dot offset.
     """
     offset = dot_products.dot_offset(fmt.largest)
+    upper: list[Any] = []
     for place in range(0, block_bytes(fmt), 64):
         here = simd.emit_pin(builder, builder.add(address, I64(place)))
         line = strip.load(builder, here, I8, per_lane=4)
+        if fmt.stored_bits == SIX_BITS:
+            yield builder.and_(line, simd.constant(line.type, 63))
+            upper.append(line)
+            if len(upper) == 3:
+                yield _emit_upper_codes(builder, upper)
+                upper.clear()
+            continue
         if fmt.stored_bits == BYTE_BITS:
             yield dot_products.emit_offset(builder, line, offset)
             continue
@@ -227,6 +236,18 @@ def emit_weight_bytes(builder: Any, fmt: GroupedFormat, address: Any, strip: Str
                 yield codes
             else:
                 yield simd.emit_lookup(builder, [value - offset for value in fmt.table], codes)
+
+
+def _emit_upper_codes(builder: Any, lines: Sequence[Any]) -> Any:
+    """Emit the codes in the high 2 bits of three lines: bits 0 and 1, 2 and 3, 4 and 5."""
+    # Shifts of 32-bit lanes, since x86 has none of bytes. The masks remove what comes from the neighbouring byte.
+    words = ir.VectorType(I32, lines[0].type.count // 4)
+    codes = simd.constant(lines[0].type, 0)
+    for number, line in enumerate(lines):
+        moved = builder.lshr(builder.bitcast(line, words), simd.constant(words, 6 - 2 * number))
+        here = builder.and_(builder.bitcast(moved, line.type), simd.constant(line.type, 3 << 2 * number))
+        codes = builder.or_(codes, here)
+    return codes
 
 
 def emit_initial_dot(builder: Any, correction: Any, zero: Any) -> Any:

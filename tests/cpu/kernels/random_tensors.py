@@ -15,6 +15,7 @@ from quant.model_config import ModelConfig
 KINDS = [
     ("q4", 32, False),
     ("q8", 32, False),
+    ("q6", 32, False),
     ("lin4", 32, False),
     ("lin4", 64, True),
     ("lin4", 128, True),
