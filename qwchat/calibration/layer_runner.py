@@ -38,14 +38,23 @@ class LayerRunner:
         self._threads = threads
         self.tokens: int = ends[-1]
 
-    def run(self, tensors: TensorSource, layer: int, residual: Rows, observe: Observer | None = None) -> Iterator[int]:
-        """Run layer number `layer` in place.
+    def run(
+        self,
+        tensors: TensorSource,
+        layer: int,
+        residual: Rows,
+        observe: Observer | None = None,
+        *,
+        keep: bool = False,
+    ) -> Iterator[int]:
+        """Run layer number `layer`.
 
         Args:
             tensors: the model; `down_proj` must be stored in floats if its input is observed.
             layer: number of the layer.
-            residual: the residual stream of all tokens, (tokens, hidden) f32, overwritten.
+            residual: the residual stream of all tokens, (tokens, hidden) f32, overwritten unless `keep` is set.
             observe: called for each chunk of tokens.
+            keep: leave `residual` as it is.
 
         Yields:
             How many tokens are done.
@@ -61,7 +70,7 @@ class LayerRunner:
             for first, last in self._pieces:
                 for start in range(first, last, decoder.chunk):
                     stop = min(start + decoder.chunk, last)
-                    rows = residual[start:stop]
+                    rows = residual[start:stop].copy() if keep else residual[start:stop]
                     before = rms_norm(rows, weight, epsilon) if observe else rows
                     padded = rows if len(rows) >= _LEAST_CHUNK else spare
                     padded[: len(rows)] = rows

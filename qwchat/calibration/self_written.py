@@ -71,47 +71,67 @@ _REQUESTS = (
 )
 
 
-def write_text(model: Model, tokens: int, seed: int, folder: Path, documents: list[Ids]) -> Iterator[int]:
-    """Let a model write documents, and keep them in `folder`, so that an interrupted run continues where it was.
+class SelfWrittenText:
+    """Text that a model writes, kept in a file, so that an interrupted run continues where it was.
 
     Args:
-        model: writes the text.
+        folder: folder of the file.
+        model: fingerprint of the checkpoint.
         tokens: how many tokens are wanted.
         seed: equal seeds give equal texts.
-        folder: has the file of the documents.
-        documents: an empty list, to which the token ids of the documents are added.
+        vocab_size: number of the model's logits.
 
-    Yields:
-        The number of tokens so far, at most `tokens`.
-
-    Raises:
-        ModelError: the model ends almost every text at once.
+    Attributes:
+        documents: token ids of the documents so far.
     """
-    path = folder / TEXT_NAME
-    identity = {"version": _VERSION, "model": model.folder.fingerprint, "seed": seed}
-    documents += _kept(path, identity)
-    with translate_os_errors(path):
-        journal = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    try:
-        with translate_os_errors(path):
-            append_record(journal, identity)
-            for document in documents:
-                append_record(journal, {"ids": document.tolist()})
-        found = sum(map(len, documents))
-        while found < tokens:
-            yield found
-            ids: list[int] = []
-            for ids in _document(model, len(documents), seed):
-                yield min(found + len(ids), tokens)
-            documents.append(np.array(ids, np.int64))
-            found += len(ids)
-            with translate_os_errors(path):
-                append_record(journal, {"ids": ids})
-            if len(documents) >= _FAIR_CHANCE and found < _LEAST_LENGTH * len(documents):
-                raise ModelError("the model ends its texts at once: calibrate it with files")
-        yield tokens
-    finally:
-        os.close(journal)
+
+    def __init__(self, folder: Path, model: str, tokens: int, seed: int, vocab_size: int) -> None:
+        self._path = folder / TEXT_NAME
+        self._identity = {"version": _VERSION, "model": model, "seed": seed}
+        self._tokens, self._seed = tokens, seed
+        self.documents = _kept(self._path, self._identity, vocab_size)
+
+    @property
+    def found(self) -> int:
+        """Number of tokens so far."""
+        return sum(map(len, self.documents))
+
+    @property
+    def complete(self) -> bool:
+        """Whether there are as many tokens as are wanted."""
+        return self.found >= self._tokens
+
+    def write(self, model: Model) -> Iterator[int]:
+        """Let `model` write the documents that are missing.
+
+        Yields:
+            The number of tokens so far, at most as many as are wanted.
+
+        Raises:
+            ModelError: the model ends almost every text at once.
+            DiskFullError: the disk is full.
+        """
+        with translate_os_errors(self._path):
+            journal = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        try:
+            with translate_os_errors(self._path):
+                append_record(journal, self._identity)
+                for document in self.documents:
+                    append_record(journal, {"ids": document.tolist()})
+            found = self.found
+            while found < self._tokens:
+                yield found
+                ids: list[int] = []
+                for ids in _document(model, len(self.documents), self._seed):
+                    yield min(found + len(ids), self._tokens)
+                self.documents.append(np.array(ids, np.int64))
+                found += len(ids)
+                with translate_os_errors(self._path):
+                    append_record(journal, {"ids": ids})
+                if len(self.documents) >= _FAIR_CHANCE and found < _LEAST_LENGTH * len(self.documents):
+                    raise ModelError("the model ends its texts at once: calibrate it with files")
+        finally:
+            os.close(journal)
 
 
 def _document(model: Model, number: int, seed: int) -> Iterator[list[int]]:
@@ -143,7 +163,9 @@ def _request(number: int) -> str:
 def _continued(model: Model, prompt: list[int], seed: int) -> Iterator[list[int]]:
     """Yield the ids of a prompt with one more token of its continuation each time, and in the end once more."""
     ids = list(prompt)
-    request = Request(_SAMPLING, seed, max_tokens=_DOCUMENT_TOKENS, speculate=False)
+    # A conversation of two such replies fits the context window.
+    longest = min(_DOCUMENT_TOKENS, model.context // 4)
+    request = Request(_SAMPLING, seed, max_tokens=longest, speculate=False)
     events = model.engine.generate(
         model.cached_context, prompt, request, usable_vocab=model.tokenizer.vocab_size, stop_ids=model.stop_ids
     )
@@ -154,12 +176,14 @@ def _continued(model: Model, prompt: list[int], seed: int) -> Iterator[list[int]
     yield ids
 
 
-def _kept(path: Path, identity: dict[str, object]) -> list[Ids]:
+def _kept(path: Path, identity: dict[str, object], vocab_size: int) -> list[Ids]:
     """Return the documents that an earlier run with the same identity has kept."""
     try:
         first, *lines = read_bounded(path, UsageError, _MAX_TEXT_BYTES).split(b"\n")[:-1]
         if json.loads(first) != identity:
             return []
-        return [np.array(json.loads(line)["ids"], np.int64) for line in lines]
+        documents = [np.array(json.loads(line)["ids"], np.int64) for line in lines]
     except (UsageError, ValueError, LookupError, TypeError, RecursionError, OverflowError):
         return []
+    sound = all(ids.ndim == 1 and len(ids) and ids.min() >= 0 and ids.max() < vocab_size for ids in documents)
+    return documents if sound else []

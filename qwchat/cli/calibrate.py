@@ -149,7 +149,14 @@ def _text(
         where = f"{len(options.files)} file{'s' if len(options.files) > 1 else ''}"
     else:
         documents = self_written_documents(
-            located, options.tokens, options.seed, writer.partial, dependencies, streams, options.threads
+            located,
+            opened.files,
+            options.tokens,
+            options.seed,
+            writer.partial,
+            dependencies,
+            streams,
+            options.threads,
         )
         where = f"written by the model, seed {options.seed}"
     pieces = choose_windows(documents, options.tokens, window)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from quant.presets import DEFAULT_PRESET
 from qwchat.characters import sanitise_name
 from qwchat.chat.view.progress import byte_progress
 from qwchat.cli.dependencies import Dependencies
-from qwchat.cli.ensure_model import ensure_model
+from qwchat.cli.ensure_model import ensure_kernels
 from qwchat.cli.startup import load_located
 from qwchat.cli.streams import Streams, read_stdin
 from qwchat.models_folder import LocatedModel
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 _ID_BYTES = 4  # of a token, for the progress
 _WRITING_CONTEXT = 2048
+_WRITER_NAME = "model"
 
 
 def file_documents(model: Source | ModelFolder, names: Sequence[str], *, chat: bool) -> list[Ids]:
@@ -53,6 +56,7 @@ def file_documents(model: Source | ModelFolder, names: Sequence[str], *, chat: b
 
 def self_written_documents(
     located: LocatedModel,
+    model: Source | ModelFolder,
     tokens: int,
     seed: int,
     folder: Path,
@@ -62,10 +66,12 @@ def self_written_documents(
 ) -> list[Ids]:
     """Let the model write documents with at least `tokens` tokens; return their token ids.
 
-    A checkpoint is converted as for a chat: the text of the quantised model is as good, and it is written sooner.
+    A checkpoint is converted for that, into `folder`: the text of the quantised model is as good, and it is written
+    sooner.
 
     Args:
         located: the model.
+        model: the same, opened.
         tokens: how many tokens are wanted.
         seed: equal seeds give equal texts.
         folder: keeps the documents for a resumed run.
@@ -73,17 +79,36 @@ def self_written_documents(
         streams: where the progress is shown.
         threads: threads that compute; None for the setting.
     """
-    from qwchat.calibration.self_written import write_text
+    from quant.container import ModelFolder
+    from qwchat.calibration.self_written import SelfWrittenText
 
+    fingerprint = model.source_fingerprint if isinstance(model, ModelFolder) else model.fingerprint
+    text = SelfWrittenText(folder, fingerprint, tokens, seed, model.config.vocab_size)
+    if text.complete:
+        return text.documents
+    context = min(_WRITING_CONTEXT, model.config.max_position_embeddings)
     changed = {} if threads is None else {"threads": str(threads)}
-    settings = resolve({"ctx": str(_WRITING_CONTEXT), "device": "cpu", **changed})
-    writer = ensure_model(str(located.path), dependencies, streams, settings["threads"])
-    documents: list[Ids] = []
+    settings = resolve({"ctx": str(context), "device": "cpu", **changed})
+    ensure_kernels(dependencies, streams)
+    converted = folder / _WRITER_NAME
+    path = located.path if located.converted else _convert(located, converted, streams, settings["threads"])
+    writer = LocatedModel(located.name, path, converted=True)
     title = f"{sanitise_name(located.name)} writes text"
     with (
-        load_located(writer, settings, dependencies, streams) as model,
+        load_located(writer, settings, dependencies, streams) as loaded,
         byte_progress(title, tokens * _ID_BYTES, streams.screen, rewritable=streams.rewritable) as progress,
     ):
-        for done in write_text(model, tokens, seed, folder, documents):
+        for done in text.write(loaded):
             progress.update(done * _ID_BYTES, title)
-    return documents
+    shutil.rmtree(converted, ignore_errors=True)
+    return text.documents
+
+
+def _convert(located: LocatedModel, destination: Path, streams: Streams, threads: int | None) -> Path:
+    """Quantise a checkpoint for the time of its writing; return the model folder."""
+    from quant import convert
+    from qwchat.cli.convert_progress import run_conversion
+
+    events = convert(located.path, destination, preset=DEFAULT_PRESET, resume=True, threads=threads)
+    run_conversion(events, f"quantising {sanitise_name(located.name)}", streams, show_notices=False)
+    return destination

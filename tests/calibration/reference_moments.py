@@ -13,12 +13,15 @@ from quant.sources import open_source
 from qwchat.model.reference import Array, Reference
 
 
-def reference_inputs(checkpoint: Path, pieces: Sequence[NDArray[np.int64]]) -> dict[str, Array]:
-    """Return the input of every matrix by the name of the input, (tokens, K) f64."""
+def reference_inputs(
+    checkpoint: Path, pieces: Sequence[NDArray[np.int64]], replaced: Mapping[str, NDArray[np.float32]] | None = None
+) -> dict[str, Array]:
+    """Return the input of every matrix by the name of the input, (tokens, K) f64; some tensors may be replaced."""
     found: dict[str, list[Array]] = {}
     with open_source(checkpoint) as source:
         tensors = {name: np.asarray(source.read(name), np.float64) for name in source.tensors}
         config = source.config
+    tensors |= {name: values.astype(np.float64) for name, values in (replaced or {}).items()}
 
     def record(x: Array, name: str) -> Array:
         key = input_of("model.embed_tokens.weight" if name == "lm_head.weight" and tied else name, config)
