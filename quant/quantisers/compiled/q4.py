@@ -9,36 +9,9 @@ from quant.formats.q4 import GROUP_SIZE, SCALE_MAX, SCALE_MIN
 from quant.native.backend import types
 from quant.native.compiler import inlined
 from quant.quantisers.compiled.array_views import f32_at, f64_at, i8_at, u8_at
+from quant.quantisers.compiled.nearest_level import nearest_code, nearest_level
 from quant.quantisers.compiled.unit import standalone
-from quant.quantisers.q4 import FACTORS, HIGHEST, LOWEST, MIDPOINTS, SCRATCH_LINES, SHIFT, STEPS, TINY
-
-
-@inlined
-def nearest_level(u):
-    """Return the table value nearest to u: the lowest value plus every step whose midpoint lies below u.
-
-    The sum is unrolled because a loop over a tuple keeps LLVM from vectorising the outer loop (40 times slower). All
-    terms are integers, so the float32 sum is exact in any order.
-    """
-    zero = np.float32(0)
-    return (
-        LOWEST
-        + (STEPS[0] if u > MIDPOINTS[0] else zero)
-        + (STEPS[1] if u > MIDPOINTS[1] else zero)
-        + (STEPS[2] if u > MIDPOINTS[2] else zero)
-        + (STEPS[3] if u > MIDPOINTS[3] else zero)
-        + (STEPS[4] if u > MIDPOINTS[4] else zero)
-        + (STEPS[5] if u > MIDPOINTS[5] else zero)
-        + (STEPS[6] if u > MIDPOINTS[6] else zero)
-        + (STEPS[7] if u > MIDPOINTS[7] else zero)
-        + (STEPS[8] if u > MIDPOINTS[8] else zero)
-        + (STEPS[9] if u > MIDPOINTS[9] else zero)
-        + (STEPS[10] if u > MIDPOINTS[10] else zero)
-        + (STEPS[11] if u > MIDPOINTS[11] else zero)
-        + (STEPS[12] if u > MIDPOINTS[12] else zero)
-        + (STEPS[13] if u > MIDPOINTS[13] else zero)
-        + (STEPS[14] if u > MIDPOINTS[14] else zero)
-    )
+from quant.quantisers.q4 import FACTORS, HIGHEST, LOWEST, SCRATCH_LINES, SHIFT, TINY
 
 
 @inlined
@@ -72,30 +45,6 @@ def near_scale(scale, row_scale, offset):
 def relative_unit(row_scale, whole, peak):
     """Return row_scale * whole divided by the group's peak. Return 0 for a group of zeros."""
     return row_scale * whole / peak if peak != 0 else np.float32(0)
-
-
-@inlined
-def nearest_code(u):
-    """Return the index of the table value nearest to u: the number of midpoints below it."""
-    one, zero = np.int32(1), np.int32(0)
-    return (
-        zero
-        + (one if u > MIDPOINTS[0] else zero)
-        + (one if u > MIDPOINTS[1] else zero)
-        + (one if u > MIDPOINTS[2] else zero)
-        + (one if u > MIDPOINTS[3] else zero)
-        + (one if u > MIDPOINTS[4] else zero)
-        + (one if u > MIDPOINTS[5] else zero)
-        + (one if u > MIDPOINTS[6] else zero)
-        + (one if u > MIDPOINTS[7] else zero)
-        + (one if u > MIDPOINTS[8] else zero)
-        + (one if u > MIDPOINTS[9] else zero)
-        + (one if u > MIDPOINTS[10] else zero)
-        + (one if u > MIDPOINTS[11] else zero)
-        + (one if u > MIDPOINTS[12] else zero)
-        + (one if u > MIDPOINTS[13] else zero)
-        + (one if u > MIDPOINTS[14] else zero)
-    )
 
 
 @standalone(types.void(*[types.int64] * 6))
