@@ -22,8 +22,8 @@ def check_conversion_memory(planned: ConversionPlanned, threads: int | None) -> 
     Raises:
         NotEnoughMemoryError: they do not.
     """
-    from quant.conversion import CHUNK_WEIGHTS
     from quant.machine import usable_processors
+    from quant.tensor_pipeline import CHUNK_WEIGHTS
     from qwchat.cpu.memory import available_memory
 
     available, count = available_memory(), threads or len(usable_processors())

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quant import conversion, convert, formats
+from quant import convert, formats, tensor_pipeline
 from quant.container import open_model
 from quant.conversion import (
     ConversionAdvanced,
@@ -71,7 +71,7 @@ def test_bytes_depend_on_nothing_but_source_and_settings(
     threads: int,
     chunk_weights: int,
 ) -> None:
-    monkeypatch.setattr(conversion, "CHUNK_WEIGHTS", chunk_weights)
+    monkeypatch.setattr(tensor_pipeline, "CHUNK_WEIGHTS", chunk_weights)
     run(source, tmp_path / "model", threads=threads)
     assert content(tmp_path / "model") == expected
 

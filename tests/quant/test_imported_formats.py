@@ -104,7 +104,7 @@ def test_a_source_keeps_them(fmt: GroupedFormat, tmp_path: Path, monkeypatch: py
     for seed, name in enumerate(matrices):
         contents[name] = QuantisedRows(fmt.name, 32, random_parts(fmt, contents[name].shape, seed))
     monkeypatch.setattr("quant.conversion.open_source", lambda path: MemorySource(config, contents))
-    monkeypatch.setattr("quant.conversion.CHUNK_WEIGHTS", 10_000)
+    monkeypatch.setattr("quant.tensor_pipeline.CHUNK_WEIGHTS", 10_000)
     run(tmp_path, tmp_path / "model")
     model = open_model(tmp_path / "model")
     assert verify(model) == {}

@@ -62,7 +62,7 @@ def test_codes_are_kept_where_the_format_holds_them(
     formats_of_codes: set[str],
     chunk_weights: int,
 ) -> None:
-    monkeypatch.setattr("quant.conversion.CHUNK_WEIGHTS", chunk_weights)
+    monkeypatch.setattr("quant.tensor_pipeline.CHUNK_WEIGHTS", chunk_weights)
     source = made_up(bits, group_size)
     asked = {} if preset in (None, "imported") else {"group_size": group_size}
     planned, *events = convert_it(source, tmp_path / "model", monkeypatch, preset=preset, **asked)
@@ -122,7 +122,7 @@ def test_values_are_quantised_where_the_format_differs(
 
 
 def test_every_row_is_read_once_and_the_source_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("quant.conversion.CHUNK_WEIGHTS", 3000)
+    monkeypatch.setattr("quant.tensor_pipeline.CHUNK_WEIGHTS", 3000)
     source = made_up(4, 32)
     convert_it(source, tmp_path / "model", monkeypatch, preset="lin4")
     shapes = expected_tensors(source.config)

@@ -122,7 +122,7 @@ def test_results_do_not_depend_on_chunks(tmp_path: Path, monkeypatch: pytest.Mon
     file = tmp_path / "model.gguf"
     write_model(file, lambda name: kind)
     run(file, tmp_path / "whole")
-    monkeypatch.setattr("quant.conversion.CHUNK_WEIGHTS", 5000)
+    monkeypatch.setattr("quant.tensor_pipeline.CHUNK_WEIGHTS", 5000)
     run(file, tmp_path / "pieces")
     for path in sorted((tmp_path / "whole").iterdir()):
         assert path.read_bytes() == (tmp_path / "pieces" / path.name).read_bytes()
