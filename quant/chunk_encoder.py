@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 from quant.errors import CheckpointError, FormatError
 from quant.formats import GroupedFormat, PackedTensor, find_format
 from quant.policy import TensorPlan
-from quant.quantisers import quantise
+from quant.quantisers import feedback, quantise
+from quant.quantisers.feedback_factor import Factor
 from quant.sources import QuantisedRows, Source
 
 MAX_WEIGHT = np.float32(1e30)
@@ -26,13 +28,24 @@ class EncodedChunk:
     squares: NDArray[np.float64]
 
 
-def encode_chunk(source: Source, tensor: TensorPlan, start: int, stop: int) -> EncodedChunk:
+def encode_chunk(
+    source: Source, tensor: TensorPlan, start: int, stop: int, future: Future[Factor | None] | None = None
+) -> EncodedChunk:
     """Encode rows start..stop of a tensor.
+
+    Args:
+        source: where the rows are read.
+        tensor: plan of the tensor.
+        start: first row.
+        stop: row after the last one.
+        future: factor of the inputs of a matrix that is encoded with error feedback; None for any other tensor.
 
     Raises:
         CheckpointError: a value is not finite, or too large.
         FormatError: the format cannot represent the values.
+        StatisticsError: the statistics that the factor is computed from are damaged.
     """
+    factor = None if future is None else future.result()
     rows = source.read(tensor.name, start, stop)
     values = rows.dequantise() if isinstance(rows, QuantisedRows) else rows
     peak = np.abs(values).max()
@@ -41,6 +54,8 @@ def encode_chunk(source: Source, tensor: TensorPlan, start: int, stop: int) -> E
     try:
         if isinstance(rows, QuantisedRows) and tensor.kept:
             packed, squared_errors = _keep_codes(rows, tensor), np.zeros(values.shape[0])
+        elif factor is not None:
+            packed, squared_errors = feedback.quantise(tensor.format, values, tensor.group_size, factor)
         else:
             packed, squared_errors = quantise(tensor.format, values, tensor.group_size)
     except FormatError as exc:

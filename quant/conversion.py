@@ -10,9 +10,11 @@ from __future__ import annotations
 import importlib.metadata
 import time
 from collections.abc import Callable, Generator, Iterable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from quant.calibration import Calibration, open_statistics
 from quant.container import open_model
 from quant.conversion_events import (
     CompilingQuantiser,
@@ -27,17 +29,19 @@ from quant.conversion_events import (
     WaitingForCompiler,
 )
 from quant.destination import check_destination
-from quant.errors import ArgumentError, CheckpointError, FormatError, QualityError
+from quant.errors import ArgumentError, CheckpointError, FormatError, QualityError, StatisticsError
 from quant.families import parameter_count
 from quant.machine import usable_processors
 from quant.policy import ConversionSpec, TensorPlan, conversion_spec, keep_home, plan_tensors
 from quant.quality import Quality
 from quant.quantisers import machine_code
+from quant.quantisers.feedback_factor import LOOPS
 from quant.sources import Source, TensorInfo, check_tensors, open_source
 from quant.tensor_pipeline import write_tensors
 from quant.writer import ModelWriter, weights_size
 
 __all__ = [
+    "CalibrationOpener",
     "CompilingQuantiser",
     "ConversionAdvanced",
     "ConversionEvent",
@@ -54,6 +58,8 @@ __all__ = [
 ]
 
 
+CalibrationOpener = Callable[[Source], Calibration]
+"""Opens a calibration for a source, which stays open during the conversion."""
 QualityCheck = Callable[[Path], Quality | None]
 """Measures a complete model folder that is not published yet; None if it cannot. Raises QualityError to refuse it."""
 
@@ -70,6 +76,7 @@ def convert(
     force: bool = False,
     threads: int | None = None,
     check: QualityCheck | None = None,
+    calibration: str | Path | CalibrationOpener | None = None,
 ) -> Generator[ConversionEvent, None, None]:
     """Convert the checkpoint `source` into the model folder `destination`.
 
@@ -87,6 +94,7 @@ def convert(
         force: replace an existing model once the new one is complete.
         threads: number of quantising threads. None: one per processor that this process may use.
         check: compares the complete model with its source before it is published.
+        calibration: statistics file for error feedback, or a function that opens a calibration for the open source.
 
     Yields:
         `ConversionPlanned` first, then progress, and `ConversionFinished` last.
@@ -95,13 +103,19 @@ def convert(
         ArgumentError: an argument is invalid, or the destination is in use.
         CheckpointError: the source is missing, damaged, contradicts its config, or has values that are not finite.
         FormatError: the shape of a tensor does not fit its format.
+        StatisticsError: the statistics file is missing, damaged, or belongs to another model.
         DiskFullError: the disk of the destination is full.
         QualityError: `check` refused the model, which is deleted.
     """
     if threads is not None and threads < 1:
         raise ArgumentError(f"{threads} threads are not enough; give 1 or more")
-    with open_source(source) as opened:
+    with open_source(source) as opened, ExitStack() as stack:
         spec = conversion_spec(preset, bits, group_size, quantised=opened.quantised)
+        if isinstance(calibration, str | Path):
+            statistics = open_statistics(calibration, opened.config, opened.fingerprint)
+            provider: Calibration | None = stack.enter_context(statistics)
+        else:
+            provider = None if calibration is None else calibration(opened)
         yield from convert_source(
             opened,
             destination,
@@ -111,6 +125,7 @@ def convert(
             force=force,
             threads=threads,
             check=check,
+            calibration=provider,
         )
 
 
@@ -124,6 +139,7 @@ def convert_source(
     force: bool = False,
     threads: int | None = None,
     check: QualityCheck | None = None,
+    calibration: Calibration | None = None,
 ) -> Generator[ConversionEvent, None, None]:
     """Convert an open source, which stays open. Arguments, events and errors are those of `convert`."""
     began = time.monotonic()
@@ -134,13 +150,13 @@ def convert_source(
     plans = _plan_conversion(opened, spec)
     bytes_in, bytes_out = sum(p.source_bytes for p in plans), weights_size([_layout_key(p) for p in plans])
     bits_per_weight = 8 * bytes_out / parameter_count(config)
-    yield ConversionPlanned(bytes_in, bytes_out, tuple(plans), bits_per_weight, spec.preset)
+    yield ConversionPlanned(bytes_in, bytes_out, tuple(plans), bits_per_weight, spec.preset, calibration is not None)
     yield from map(ConversionNotice, notices)
     if dry_run:
         return
     # The destination is checked while the lock is held, since two first runs may start at the same moment.
     requantised = {p.name: p.requantised_from for p in plans if p.requantised_from}
-    keys, header = [_layout_key(p) for p in plans], _manifest_header(opened, spec)
+    keys, header = [_layout_key(p) for p in plans], _manifest_header(opened, spec, calibration)
     with ModelWriter(destination, keys, header, files, requantised) as writer:
         quality = None
         if resume and writer.is_published():
@@ -149,29 +165,30 @@ def convert_source(
         else:
             check_destination(destination, opened.path, force)
             yield from map(ConversionNotice, writer.begin(resume))
-            for name in _quantised_formats(plans):
-                yield from machine_code.compile_for(name)
+            for name, loops in _needed_loops(plans, calibration is not None).items():
+                yield from machine_code.compile_loops(name, loops)
             try:
-                yield from write_tensors(opened, plans, writer, threads or len(usable_processors()))
+                yield from write_tensors(opened, plans, writer, threads or len(usable_processors()), calibration)
                 writer.complete()
                 if check is not None:
                     yield QualityCheckStarted()
                     quality = check(writer.partial)
-            except (CheckpointError, FormatError, QualityError):
+            except (CheckpointError, FormatError, QualityError, StatisticsError):
                 writer.discard()
                 raise
             writer.publish(force, quality)
     yield ConversionFinished(destination, bits_per_weight, time.monotonic() - began, quality)
 
 
-def compiling_cost(plans: Iterable[TensorPlan]) -> float:
+def compiling_cost(plans: Iterable[TensorPlan], calibrated: bool = False) -> float:
     """Return the cost of compiling the loops that `plans` need and the cache lacks (`CompilingQuantiser.cost`)."""
-    return machine_code.compiling_cost(_quantised_formats(plans))
+    return machine_code.compiling_cost(_needed_loops(plans, calibrated).values())
 
 
-def _quantised_formats(plans: Iterable[TensorPlan]) -> dict[str, None]:
-    """Return the names of the formats that float values are converted to, in order."""
-    return dict.fromkeys(tensor.format for tensor in plans if not tensor.kept)
+def _needed_loops(plans: Iterable[TensorPlan], calibrated: bool) -> dict[str, machine_code.CompiledLoops | None]:
+    """Return the loops of the formats that float values are converted to, and of the error feedback, in order."""
+    formats = dict.fromkeys(tensor.format for tensor in plans if not tensor.kept)
+    return {name: machine_code.loops_of(name) for name in formats} | ({"error feedback": LOOPS} if calibrated else {})
 
 
 def _plan_conversion(source: Source, spec: ConversionSpec) -> list[TensorPlan]:
@@ -192,12 +209,13 @@ def _layout_key(tensor: TensorPlan) -> tuple[str, str, tuple[int, ...], int, boo
     return tensor.name, tensor.format, tensor.shape, tensor.group_size, tensor.zeros
 
 
-def _manifest_header(source: Source, spec: ConversionSpec) -> dict[str, object]:
+def _manifest_header(source: Source, spec: ConversionSpec, calibration: Calibration | None) -> dict[str, object]:
     """Return the manifest's record of the source, without time or path, so that equal inputs give equal folders."""
     try:
         version = importlib.metadata.version("qwchat")
     except importlib.metadata.PackageNotFoundError:
         version = "unknown"
+    calibrated = {} if calibration is None else {"calibration": calibration.fingerprint}
     return {
         "producer": {"name": "qwchat", "version": version},
         "source": {
@@ -210,5 +228,6 @@ def _manifest_header(source: Source, spec: ConversionSpec) -> dict[str, object]:
             "preset": spec.preset,
             "group_size": spec.group_size,
             **({"choices": len(spec.choices)} if spec.choices else {}),
+            **calibrated,
         },
     }

@@ -25,13 +25,14 @@ __all__ = [
 
 @dataclass(frozen=True)
 class ConversionPlanned:
-    """First event: the exact sizes in bytes, before any work is done."""
+    """First event: the exact sizes in bytes, before any work is done, and whether there is a calibration."""
 
     total_bytes_in: int
     total_bytes_out: int
     tensors: tuple[TensorPlan, ...]
     bits_per_weight: float
     preset: str
+    calibrated: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,10 @@ class TensorStarted:
 
 @dataclass(frozen=True)
 class ConversionAdvanced:
-    """Progress in source bytes, including those of an earlier attempt that is resumed."""
+    """Progress in source bytes, including those of an earlier attempt that is resumed.
+
+    With a calibration, it is the share of the work that is finished, as a share of the source bytes.
+    """
 
     bytes_done: int
 

@@ -40,7 +40,7 @@ from quant.destination import (
     write_synced,
 )
 from quant.errors import ArgumentError, ContainerError, DiskFullError
-from quant.formats import find_format, layout
+from quant.formats import PackedTensor, find_format, layout
 from quant.quality import QUALITY_ENTRY, Quality
 from quant.safe_files import read_bounded, read_json_object
 from quant.wording import Argument, ArgumentMessage, SuggestedArgument
@@ -180,6 +180,17 @@ class ModelWriter:
                 self._unsynced = 0
             append_record(self._journal, {"name": name, **figures})
         self.finished[name] = figures
+
+    def read(self, name: str) -> PackedTensor:
+        """Return tensor `name`, which is finished; its parts lie in the file."""
+        entry, weights = self._entries[name], np.memmap(self.partial / WEIGHTS_NAME, np.uint8, "r")
+        parts = {
+            part: weights[place["offset"] : place["offset"] + place["nbytes"]]
+            .view(place["dtype"])
+            .reshape(place["shape"])
+            for part, place in entry["parts"].items()
+        }
+        return PackedTensor(entry["format"], tuple(entry["shape"]), entry["group_size"], parts)
 
     def complete(self) -> None:
         """Write the small files and the manifest, after which the partial folder opens as a model."""

@@ -25,7 +25,7 @@ from quant.quantisers.machine_code import CompiledLoops, compiled_functions
 
 F32 = NDArray[np.float32]
 LOOPS = CompiledLoops(
-    "quant.quantisers.compiled.feedback",
+    "quant.quantisers.compiled.feedback_loops",
     {"fb_accumulate": 10, "fb_factor_diagonal": 4, "fb_solve_panel": 5, "fb_group": 19},
     cost=1.5,
 )

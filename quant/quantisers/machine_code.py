@@ -33,7 +33,7 @@ class CompilingQuantiser:
     """The loops of a format are about to be compiled.
 
     Attributes:
-        format: name of the format; "" while the compiler itself is loaded.
+        format: name of the format, or "error feedback"; "" while the compiler itself is loaded.
         cost: compile time relative to that of other code; 0 while the compiler is loaded.
     """
 
@@ -58,38 +58,40 @@ def loops_of(name: str) -> CompiledLoops | None:
     return loops
 
 
-def needs_compiling(name: str) -> bool:
-    """Return whether the loops of format `name` are neither loaded nor in the cache."""
-    loops = loops_of(name)
-    return loops is not None and loops.module not in _loaded_functions and _load(loops) is None
+def needs_compiling(loops: CompiledLoops) -> bool:
+    """Return whether `loops` are neither loaded nor in the cache."""
+    return loops.module not in _loaded_functions and _load(loops) is None
 
 
-def compiling_cost(names: Iterable[str]) -> float:
-    """Return the cost of compiling the loops of some formats. Loops that are in the cache cost nothing."""
-    wanted = {loops.module: loops for name in names if needs_compiling(name) and (loops := loops_of(name))}
-    return sum(loops.cost for loops in wanted.values())
+def compiling_cost(wanted: Iterable[CompiledLoops | None]) -> float:
+    """Return the cost of compiling some loops. Loops that are in the cache, and None, cost nothing."""
+    missing = {loops.module: loops for loops in wanted if loops is not None and needs_compiling(loops)}
+    return sum(loops.cost for loops in missing.values())
 
 
-def compile_for(name: str) -> Iterator[CompileStage]:
-    """Compile and keep the loops of format `name` if needed. Yield each stage before it begins.
+def compile_loops(name: str, loops: CompiledLoops | None) -> Iterator[CompileStage]:
+    """Compile and keep `loops` if needed. Yield each stage before it begins.
 
     Only one process compiles at a time; others wait. Call this before threads are started, since importing Numba
     changes the environment for a moment.
+
+    Args:
+        name: what the loops are for: the name of their format.
+        loops: the loops; None for a format without any.
     """
-    loops = loops_of(name)
-    if loops is None or not needs_compiling(name):
+    if loops is None or not needs_compiling(loops):
         return
     lock = CODE_STORE.lock()
     if not lock.acquire(wait=False):
         yield WaitingForCompiler()
         lock.acquire(wait=True)
     try:
-        if needs_compiling(name):
+        if needs_compiling(loops):
             yield CompilingQuantiser("", 0.0)
             from quant.quantisers.compiled.unit import warm_up
 
             warm_up()
-            yield CompilingQuantiser(name, compiling_cost([name]))
+            yield CompilingQuantiser(name, loops.cost)
             _compile(loops)
     finally:
         lock.release()

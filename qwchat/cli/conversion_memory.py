@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 _BASE_BYTES = 80_000_000
 _BYTES_PER_WEIGHT = 12
 """Memory of a conversion besides its threads, and of a weight that a thread quantises: 71 MB and 11 bytes measured."""
+_FEEDBACK_BYTES_PER_WEIGHT = 44
+_BYTES_PER_MOMENT = 12
+"""Memory of a weight that a thread quantises with error feedback, and of an element of the moments of its inputs."""
 
 
 def check_conversion_memory(planned: ConversionPlanned, threads: int | None) -> None:
@@ -23,22 +26,39 @@ def check_conversion_memory(planned: ConversionPlanned, threads: int | None) -> 
         NotEnoughMemoryError: they do not.
     """
     from quant.machine import usable_processors
-    from quant.tensor_pipeline import CHUNK_WEIGHTS
     from qwchat.cpu.memory import available_memory
 
     available, count = available_memory(), threads or len(usable_processors())
-    largest = max(tensor.parameters for tensor in planned.tensors)
-    per_thread = _BYTES_PER_WEIGHT * min(CHUNK_WEIGHTS, largest)
-    needed = _BASE_BYTES + count * per_thread
+    base, per_thread = _base_bytes(planned), _bytes_per_thread(planned)
+    needed = base + count * per_thread
     if available is None or needed <= available:
         return
-    fitting = (available - _BASE_BYTES) // per_thread
+    fitting = (available - base) // per_thread
     problem = (
         f"converting with {count} threads needs {data_size(needed)} of memory, but only {data_size(available)} are free"
     )
     if fitting < 1:
         raise NotEnoughMemoryError(f"{problem}: close other programs")
     raise NotEnoughMemoryError(ArgumentMessage(f"{problem}: use ", SuggestedArgument("threads", fitting)))
+
+
+def _base_bytes(planned: ConversionPlanned) -> int:
+    """Return the memory that the threads share."""
+    if not planned.calibrated:
+        return _BASE_BYTES
+    from quant.calibration import block_sizes
+
+    columns = max(tensor.shape[1] for tensor in planned.tensors if len(tensor.shape) == 2)
+    return _BASE_BYTES + _BYTES_PER_MOMENT * sum(size * size for size in block_sizes(columns))
+
+
+def _bytes_per_thread(planned: ConversionPlanned) -> int:
+    from quant.tensor_pipeline import CHUNK_WEIGHTS, FEEDBACK_CHUNK_WEIGHTS
+
+    largest = max(tensor.parameters for tensor in planned.tensors)
+    if planned.calibrated:
+        return _FEEDBACK_BYTES_PER_WEIGHT * min(FEEDBACK_CHUNK_WEIGHTS, largest)
+    return _BYTES_PER_WEIGHT * min(CHUNK_WEIGHTS, largest)
 
 
 def oversize_warning(weights: int) -> str | None:

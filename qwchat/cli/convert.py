@@ -61,6 +61,7 @@ def run(options: ConvertOptions, dependencies: Dependencies) -> int:
         preset=options.preset,
         bits=options.bits,
         group_size=options.group_size,
+        calibration=options.calibration,
         resume=options.resume,
         dry_run=options.dry_run,
         force=options.force,

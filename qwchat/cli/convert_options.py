@@ -27,6 +27,9 @@ class ConvertOptions:
     group_size: Annotated[int | None, typer.Option("--group-size", metavar="32|64|128", help="Weights per scale")] = (
         None
     )
+    calibration: Annotated[
+        Path | None, typer.Option("--calibration", metavar="FILE", help="Statistics of the inputs, for error feedback")
+    ] = None
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show formats and sizes, write nothing")] = False
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted conversion")] = False
     force: Annotated[bool, typer.Option("--force", help="Overwrite DEST")] = False

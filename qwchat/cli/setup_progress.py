@@ -51,7 +51,7 @@ class SetupProgress:
         from quant.conversion import compiling_cost
 
         conversion = planned.total_bytes_in / _BYTES_PER_COST if with_conversion else 0.0
-        self._status.expect(compiling_cost(planned.tensors) + conversion + self._cost)
+        self._status.expect(compiling_cost(planned.tensors, planned.calibrated) + conversion + self._cost)
 
     def expect_no_conversion(self) -> None:
         """Expect only the original work, after the conversion or if another process has done it."""

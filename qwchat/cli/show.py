@@ -202,7 +202,11 @@ def _as_data(details: ModelDetails) -> dict[str, object]:
 def _write_tables(tables: TableWriter, details: ModelDetails) -> None:
     config, located = details.config, details.located
     origin: Any = details.facts["source"]
-    kind = f"preset {details.facts['preset']}" if located.converted else f"{located.kind}, not converted yet"
+    kind = (
+        f"preset {details.facts['preset']}{_calibrated(details)}"
+        if located.converted
+        else f"{located.kind}, not converted yet"
+    )
     facts = [
         ("model", f"{located.name} ({kind})"),
         ("folder" if located.path.is_dir() else "file", str(located.path)),
@@ -232,6 +236,12 @@ def _write_tables(tables: TableWriter, details: ModelDetails) -> None:
         tables.table(_TENSOR_COLUMNS, _tensor_rows(details.tensors)),
         tables.table(_FILE_COLUMNS, files),
     )
+
+
+def _calibrated(details: ModelDetails) -> str:
+    """Return a remark if the matrices were encoded with the statistics of a calibration."""
+    settings = details.facts["settings"]
+    return ", calibrated" if isinstance(settings, dict) and settings.get("calibration") else ""
 
 
 def _origin_facts(origin: dict[str, object]) -> list[tuple[str, str]]:
