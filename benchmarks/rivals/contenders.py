@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 import qwchat
 from benchmarks.gguf_files import write_bf16_gguf
@@ -18,11 +19,15 @@ from benchmarks.rivals.float_pass import Tensors, read_checkpoint, read_tensors
 from benchmarks.rivals.importance import importance_matrix
 from benchmarks.rivals.measuring import Yardstick, as_data, scored
 from benchmarks.rivals.packed_writer import Method, write_packed, write_values
+from quant.calibration import Calibration, StatisticsWriter, open_statistics
 from quant.container import open_model
 from quant.conversion import CompilingQuantiser, WaitingForCompiler, convert_source
 from quant.formats import find_format
 from quant.policy import ConversionSpec, conversion_spec
 from quant.sources import Source, open_source
+from qwchat.calibration.collect import collect, statistics_header
+from qwchat.calibration.sequential import SequentialCalibration
+from qwchat.calibration.source_tensors import SourceTensors
 
 THREADS = 2
 LLAMA_KINDS = ("Q4_0", "Q4_K_M", "IQ4_XS", "Q8_0")
@@ -78,15 +83,13 @@ class Result:
     own: dict[str, dict[str, object]] = field(default_factory=dict)
 
 
-class NotAvailableError(Exception):
-    """The program does not offer a conversion."""
-
-
-def conversion_seconds(source: Source, folder: Path, spec: ConversionSpec) -> float:
+def conversion_seconds(
+    source: Source, folder: Path, spec: ConversionSpec, calibration: Calibration | None = None
+) -> float:
     """Convert and return the seconds, those of compiling loops on first use aside."""
     last = time.perf_counter()
     seconds, counted = 0.0, True
-    for event in convert_source(source, folder, spec, threads=THREADS):
+    for event in convert_source(source, folder, spec, threads=THREADS, calibration=calibration):
         now = time.perf_counter()
         seconds += now - last if counted else 0.0
         last, counted = now, not isinstance(event, CompilingQuantiser | WaitingForCompiler)
@@ -110,6 +113,8 @@ class Comparison:
         self._checkpoint, self._work, self._yardstick = checkpoint, work, yardstick
         self._calibration, self._rival = calibration, rival
         self._config, self._tensors = read_checkpoint(checkpoint)
+        self._pieces = [np.array(window, np.int64) for window in calibration]
+        self._statistics_seconds = 0.0
         self._seconds: dict[str, tuple[float, float]] = {}
         self._parameters = sum(values.size for values in self._tensors.values())
 
@@ -117,10 +122,7 @@ class Comparison:
         """Yield the results of our formats whose names are chosen."""
         for each in OURS:
             if chosen(each.name):
-                try:
-                    yield self._ours(each)
-                except (NotAvailableError, TypeError) as error:
-                    print(f"not available: {each.name}: {error}", file=sys.stderr)
+                yield self._ours(each)
 
     def llama(self, chosen: Callable[[str], bool]) -> Iterator[Result]:
         """Yield the results of llama.cpp's types, each with and without an importance matrix."""
@@ -165,14 +167,33 @@ class Comparison:
         return found
 
     def _convert(self, each: Ours, folder: Path) -> tuple[float, float]:
-        """Convert; return the seconds of the conversion and of the calibration before it."""
+        """Convert; return the seconds of the conversion and of the statistics before it."""
         if folder.name not in self._seconds:  # Otherwise the same weights with other activations.
-            if each.calibration is not None:
-                raise NotAvailableError(each.name)
             with open_source(self._checkpoint) as source:
+                calibration: Calibration | None = None
+                seconds = 0.0
+                if each.calibration == STATIC:
+                    calibration, seconds = self._statistics(source)
+                elif each.calibration == SEQUENTIAL:
+                    calibration = SequentialCalibration(SourceTensors(source, THREADS), self._pieces, THREADS)
                 spec = conversion_spec(each.preset)
-                self._seconds[folder.name] = conversion_seconds(source, folder, spec), 0.0
+                self._seconds[folder.name] = conversion_seconds(source, folder, spec, calibration), seconds
         return self._seconds[folder.name]
+
+    def _statistics(self, source: Source) -> tuple[Calibration, float]:
+        """Return the statistics of the calibration text, and the seconds of the pass that wrote them."""
+        path = self._work / "statistics"
+        if not path.exists():
+            started, tensors = time.perf_counter(), SourceTensors(source, THREADS)
+            header = statistics_header(source.config, source.fingerprint, self._pieces, "windows of the comparison")
+            with StatisticsWriter(path) as writer:
+                writer.open_folder(resume=False)
+                writer.begin(header)
+                for _ in collect(tensors, self._pieces, writer, THREADS):
+                    pass
+                writer.publish(force=False)
+            self._statistics_seconds = time.perf_counter() - started
+        return open_statistics(path, source.config, source.fingerprint), self._statistics_seconds
 
     def _of_gguf(self, name: str, file: Path, seconds: float, importance_seconds: float) -> Result:
         with open_source(file) as source:
