@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant.errors import FormatError
-from quant.formats import Format, IntegerFormat, PackedTensor, dequantise, find_format
+from quant.formats import Format, GroupedFormat, PackedTensor, dequantise, find_format
 from quant.formats.format import TILE_ROWS
 from quant.quantisers.feedback_factor import COLUMNS, LOOPS, Factor, add_product
 from quant.quantisers.feedback_grids import Candidates, FeedbackGrid
@@ -39,7 +39,7 @@ _DEPTH = 512
 
 def supports(fmt: Format) -> bool:
     """Return whether a format can be quantised with feedback: codes in groups that come from float values."""
-    return isinstance(fmt, IntegerFormat) and fmt.quantiser is not None
+    return isinstance(fmt, GroupedFormat) and fmt.quantiser is not None
 
 
 def quantise(name: str, values: F32, group_size: int, factor: Factor) -> tuple[PackedTensor, F64]:
@@ -58,7 +58,7 @@ def quantise(name: str, values: F32, group_size: int, factor: Factor) -> tuple[P
         FormatError: the format cannot represent the values, or the factor does not fit the columns or groups.
     """
     fmt = find_format(name)
-    assert isinstance(fmt, IntegerFormat)
+    assert isinstance(fmt, GroupedFormat)
     check_factor(factor, values.shape[1], group_size)
     aims = correct_targets(padded_rows(values), factor)
     plain: PackedTensor = quantiser_of(name).quantise(fmt, aims, group_size)[0]
@@ -192,7 +192,7 @@ def _select(active: NDArray[np.intp], errors: F32, open_rows: NDArray[np.bool_])
 
 
 def merged(
-    fmt: IntegerFormat, plain: PackedTensor, encoder: Encoder, better: NDArray[np.bool_], rows: int
+    fmt: GroupedFormat, plain: PackedTensor, encoder: Encoder, better: NDArray[np.bool_], rows: int
 ) -> PackedTensor:
     """Pack the first `rows` rows: those of the encoder where it is better, those of the plain encoding elsewhere."""
     parts = fmt.plain_parts(plain)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.formats import IntegerFormat, PackedTensor, q4
+from quant.formats import GroupedFormat, IntegerFormat, PackedTensor, q4
 from quant.quantisers import linear
 from quant.quantisers.q4 import FACTORS, HIGHEST, LOWEST, SHIFT
 
@@ -21,7 +21,6 @@ TABLE_ZERO = np.float32(128)
 """Level of the entry 0 of q4's codebook."""
 _FINE = tuple(np.float32(0.97 + 0.01 * step) for step in range(7))
 _COARSE = tuple(np.float32(0.80 + 0.05 * step) for step in range(6))
-_SCALE_LIMIT = np.float32(255)
 _FINE_BITS = 8
 
 
@@ -49,11 +48,12 @@ class FeedbackGrid:
         exponents: (rows,) powers of two that the values were divided by.
     """
 
-    def __init__(self, fmt: IntegerFormat, plain: PackedTensor, exponents: NDArray[np.int32]) -> None:
+    def __init__(self, fmt: GroupedFormat, plain: PackedTensor, exponents: NDArray[np.int32]) -> None:
         self._fmt, self._exponents = fmt, exponents
         self.table = fmt.table is not None
         self.highest = fmt.largest_code
-        self.lowest = 0 if fmt.stores_zeros else 2 * fmt.zero - self.highest
+        self._signed = fmt.scale == "int8"
+        self.lowest = 0 if fmt.stores_zeros or self._signed else 2 * fmt.zero - self.highest
         if fmt.row_scales:
             self._row_scales = np.ldexp(fmt.row_scales_of(plain), -exponents)
 
@@ -65,8 +65,7 @@ class FeedbackGrid:
 
     def _of_codebook(self, group: F32) -> Candidates:
         """Map the largest weight to either end of either table, times a factor, and round the scale."""
-        place = np.abs(group).argmax(axis=1)
-        peak = np.take_along_axis(group, place[:, None], axis=1)[:, 0]
+        peak = _largest(group)
         ratio = _divide(peak, self._row_scales)
         tried = [(SHIFT * bit, bit, end, factor) for bit in (0, 1) for end in (LOWEST, HIGHEST) for factor in FACTORS]
         whole = np.stack([np.rint(ratio / ((end + offset) * factor)) for offset, _, end, factor in tried])
@@ -76,15 +75,25 @@ class FeedbackGrid:
         return Candidates(self._row_scales * whole, zeros.copy(), 2 * whole.astype(np.int8) + bits)
 
     def _of_row_scales(self, group: F32) -> Candidates:
-        """Round multiples of the scale that the largest weight needs to whole row scales."""
-        needed = _divide(np.abs(group).max(axis=1), self._row_scales) / np.float32(self.highest - self._fmt.zero)
-        factors = np.array(_FINE if self._fmt.bits == _FINE_BITS else _COARSE, np.float32)[:, None]
-        whole = np.minimum(np.rint(needed * factors), _SCALE_LIMIT)
+        """Map the largest weight to an end of the codes, times a factor, and round the scale to whole row scales.
+
+        A signed scale maps it to either end, since the codes reach further below 0 than above.
+        """
+        factors = np.array(_FINE if self._fmt.bits == _FINE_BITS else _COARSE, np.float32)
+        ratio = _divide(_largest(group), self._row_scales)
+        top = np.float32(self.highest - self._fmt.zero)
+        if self._signed:
+            ends = np.concatenate([np.float32(self.lowest - self._fmt.zero) / factors, top / factors])
+        else:
+            ends, ratio = top / factors, np.abs(ratio)
+        limits = np.iinfo(self._fmt.scale_dtype)
+        whole = np.clip(np.rint(ratio / ends[:, None]), -limits.max if self._signed else 0, limits.max)
         zeros = np.full(whole.shape, self._fmt.zero, np.float32)
         return Candidates(self._row_scales * whole, zeros, whole.astype(self._fmt.scale_dtype))
 
     def _of_spans(self, group: F32) -> Candidates:
         """Divide the range of the group by the number of steps, times a factor, and round the step to float16."""
+        assert isinstance(self._fmt, IntegerFormat)
         top, factors = np.float32(self.highest), np.array(linear.factors(self._fmt), np.float32)[:, None]
         low, high = np.minimum(group.min(axis=1), 0), np.maximum(group.max(axis=1), 0)
         if self._fmt.stores_zeros:
@@ -95,6 +104,13 @@ class FeedbackGrid:
             zeros = np.full(steps.shape, self._fmt.zero, np.float32)
         stored = np.minimum(np.ldexp(steps, self._exponents), linear.MAX_F16).astype(np.float16)
         return Candidates(np.ldexp(stored.astype(np.float32), -self._exponents), zeros.astype(np.float32), stored)
+
+
+def _largest(group: F32) -> F32:
+    """Return the weight of largest magnitude of each row."""
+    place = np.abs(group).argmax(axis=1)
+    largest: F32 = np.take_along_axis(group, place[:, None], axis=1)[:, 0]
+    return largest
 
 
 def _divide(numerator: F32, denominator: F32) -> F32:

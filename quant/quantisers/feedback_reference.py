@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.formats import FORMATS, IntegerFormat, PackedTensor, dequantise
+from quant.formats import FORMATS, GroupedFormat, PackedTensor, dequantise
 from quant.quantisers import reference
 from quant.quantisers.feedback_factor import COLUMNS, SAFE_PIVOT, Factor, damped, typical_diagonal
 from quant.quantisers.feedback_grids import TABLE_ZERO, Candidates, FeedbackGrid
@@ -65,7 +65,7 @@ def factor_corner(block: F32, damping: float) -> F32:
 def quantise(name: str, values: F32, group_size: int, factor: Factor) -> PackedTensor:
     """Quantise (rows, K) like `quant.quantisers.feedback.quantise`."""
     fmt = FORMATS[name]
-    assert isinstance(fmt, IntegerFormat)
+    assert isinstance(fmt, GroupedFormat)
     aims = correct_targets(values, factor)
     plain, _ = reference.quantise(name, aims, group_size)
     exponents = np.frexp(np.abs(aims).max(axis=1))[1]
