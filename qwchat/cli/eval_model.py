@@ -48,9 +48,10 @@ def run(options: EvalOptions, dependencies: Dependencies) -> int:
         info = ModelInfo.of(located, model)
         header = describe(tasks, model.folder.fingerprint, _settings(options, model), info.name)
         file = None if options.output is None else stack.enter_context(ResultFile(options.output, tasks, header))
+        if file is not None:
+            _check(model, streams)  # A damaged model has the fingerprint of the intact one, so its answers would stay.
         answers = _answer(model, tasks, file, options, streams)
-        with with_repair_command(model.folder):
-            wait_until_checked(model, streams)
+        _check(model, streams)
         summary = summarise(tasks, answers)
         comparison = None if other is None else compare(tasks, answers, other.answers)
         data = as_data(header, summary)
@@ -61,6 +62,12 @@ def run(options: EvalOptions, dependencies: Dependencies) -> int:
     else:
         write_tables(TableWriter(streams), options, info, tasks, summary, comparison)
     return ExitCode.OK
+
+
+def _check(model: Model, streams: Streams) -> None:
+    """Wait for the check of the model's files. Raises DamagedModelError with the command that repairs the model."""
+    with with_repair_command(model.folder):
+        wait_until_checked(model, streams)
 
 
 def _read_other(options: EvalOptions, tasks: list[Task]) -> StoredResult | None:

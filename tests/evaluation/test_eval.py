@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -149,6 +150,18 @@ def test_a_result_is_compared_with_that_of_another_model(models: Path, tasks: Pa
     assert against["difference"]["value"] == pytest.approx(found["acc"]["value"] - other["acc"]["value"])
     _, out, _ = run("dense", *files, "--against", tmp_path / "dense.jsonl", models=models)
     assert out.splitlines()[-1] == "difference    +0.0 (+0.0 to +0.0) percentage points"
+
+
+def test_a_damaged_model_answers_nothing_into_a_result(models: Path, tasks: Path, tmp_path: Path) -> None:
+    shutil.copytree(models / "q4", tmp_path / "models" / "q4")
+    with (tmp_path / "models" / "q4" / "weights.bin").open("r+b") as weights:
+        weights.seek(1000)
+        weights.write(bytes(64))
+    result = tmp_path / "result.jsonl"
+    code, _, err = run("q4", tasks / "plain.jsonl", "-o", result, models=tmp_path / "models")
+    assert code == ExitCode.MODEL
+    assert "is damaged" in err
+    assert result.read_bytes().count(b"\n") == 1
 
 
 def test_results_of_something_else_are_refused_and_kept(models: Path, tasks: Path, tmp_path: Path) -> None:
