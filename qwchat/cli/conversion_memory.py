@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _BASE_BYTES = 80_000_000
 _BYTES_PER_WEIGHT = 12
 """Memory of a conversion besides its threads, and of a weight that a thread quantises: 71 MB and 11 bytes measured."""
-_FEEDBACK_BYTES_PER_WEIGHT = 44
+_FEEDBACK_BYTES_PER_WEIGHT = 52
 _BYTES_PER_MOMENT = 12
 """Memory of a weight that a thread quantises with error feedback, and of an element of the moments of its inputs."""
 
