@@ -166,8 +166,8 @@ def _finish_row(state, cache, kv_head, row, total):
     token, head = row // group, kv_head * group + row % group
     out = target.x + token * target.columns * 4 + head * dim * 4
     attention.normalise(cache, total, out)
-    packed = row_kernels.packed_address(target.packed, target.columns, token) + head * dim // BLOCK * PACKED_BLOCK_BYTES
-    row_kernels.quantise(out, packed, token, dim)
+    packed = row_kernels.packed_address(target.packed, target.columns, token, target.terms)
+    row_kernels.quantise(out, packed + head * dim // BLOCK * PACKED_BLOCK_BYTES, token, dim, target.terms)
 
 
 @kernel

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from quant.wording import Argument, ArgumentMessage
 from qwchat.cpu.decoder import CpuDecoder
-from qwchat.cpu.kernels.records import KV_KINDS
+from qwchat.cpu.kernels.records import KV_KINDS, TERMS
 from qwchat.cpu.kernels.thread_counts import default_threads
 from qwchat.errors import UsageError
 from qwchat.limits import MAX_THREADS
@@ -18,6 +18,7 @@ def build_decoder(
     context: int | None = None,
     threads: int | None = None,
     kv: str = "auto",
+    activations: int = 8,
     layers: range | None = None,
 ) -> CpuDecoder:
     """Return a decoder of a model.
@@ -27,6 +28,7 @@ def build_decoder(
         context: positions of each KV cache; None chooses as `qwchat.model.context_limits.choose_context` does.
         threads: threads that compute; None means one per physical core.
         kv: kind of the KV caches, `f32`, `q8` or `auto` (see `qwchat.cpu.kv_cache.choose_kv_kind`).
+        activations: bits of the activations that matrices of integer formats are multiplied by, 8 or 16.
         layers: the layers to run; None for all.
 
     Raises:
@@ -36,8 +38,12 @@ def build_decoder(
     """
     if kv not in ("auto", *KV_KINDS):
         raise UsageError(ArgumentMessage(Argument("kv"), f" must be auto, {' or '.join(KV_KINDS)}, not {kv}"))
+    if activations not in TERMS:
+        raise UsageError(ArgumentMessage(Argument("activations"), f" must be 8 or 16, not {activations}"))
     positions = choose_context(folder.config, context)
-    return CpuDecoder(folder, context=positions, threads=_choose_threads(threads), kv=kv, layers=layers)
+    return CpuDecoder(
+        folder, context=positions, threads=_choose_threads(threads), kv=kv, activations=activations, layers=layers
+    )
 
 
 def _choose_threads(requested: int | None) -> int:

@@ -55,6 +55,7 @@ class CpuDecoder:
         context: positions of each KV cache.
         threads: members of the thread team, the calling thread included.
         kv: kind of the caches, see `qwchat.cpu.kv_cache.choose_kv_kind`.
+        activations: bits of the activations that matrices of integer formats are multiplied by, 8 or 16.
         layers: the layers to run, by default all. The embedding is loaded with the first layer of the model, the head
             with the last.
 
@@ -67,10 +68,17 @@ class CpuDecoder:
     exact_rows = CHUNK  # Each kernel sums a row in the same order, whatever other rows it computes.
 
     def __init__(
-        self, folder: TensorSource, *, context: int, threads: int, kv: str = "auto", layers: range | None = None
+        self,
+        folder: TensorSource,
+        *,
+        context: int,
+        threads: int,
+        kv: str = "auto",
+        activations: int = 8,
+        layers: range | None = None,
     ) -> None:
         self.config = config = folder.config
-        self.context = context
+        self.context, self.activations = context, activations
         self.layers = range(config.num_layers) if layers is None else layers
         if self.layers.step != 1 or not 0 <= self.layers.start <= self.layers.stop <= config.num_layers:
             raise ValueError(f"layers must be a range within 0..{config.num_layers} with step 1, not {self.layers}")
@@ -81,7 +89,7 @@ class CpuDecoder:
         with _memory_errors():
             self._records = np.zeros(len(self.layers), LAYER)
             capacity = -(-context // SPLIT_POSITIONS) * SPLIT_POSITIONS
-            self._workspace = Workspace(config, capacity, threads, bool(self.layers))
+            self._workspace = Workspace(config, capacity, threads, bool(self.layers), activations)
             self._fill_weights()
         self._bound: KVCache | None = None  # the cache that the LAYER records point to
         self._logits: LogitsBuffer | None = None  # of head()
@@ -113,7 +121,9 @@ class CpuDecoder:
         """Return an empty cache for another conversation. Raises NotEnoughMemoryError."""
         with _memory_errors():
             logits = LogitsBuffer(self.config.vocab_size) if self._has_head else None
-            return KVCache(self.config, self.context, self._kind, self.layers, self._key_offsets, logits)
+            return KVCache(
+                self.config, self.context, self._kind, self.layers, self._key_offsets, logits, self.activations
+            )
 
     def run(
         self,
@@ -232,7 +242,8 @@ class CpuDecoder:
     def _bind_cache(self, cache: Cache) -> KVCache:
         """Let the passes that follow read and write `cache`."""
         if cache is not self._bound:
-            layout = (self.config, self._kind, self.layers, -(-self.context // SPLIT_POSITIONS) * SPLIT_POSITIONS)
+            capacity = -(-self.context // SPLIT_POSITIONS) * SPLIT_POSITIONS
+            layout = (self.config, self._kind, self.layers, capacity, self.activations)
             if not isinstance(cache, KVCache) or cache.layout != layout:
                 raise ValueError("the cache was made for another decoder")
             self._records["cache"] = cache.records

@@ -60,6 +60,7 @@ class KVCache:
         layers: the model's layers whose keys and values are kept.
         offsets: for `q8`, the `key_offsets` of each of these layers.
         logits: where a pass over this cache writes its logits, until the next pass over it; None without a head.
+        activations: bits of the activations that keys and values are computed with.
 
     Raises:
         NotEnoughMemoryError: the cache needs more memory than is available.
@@ -73,8 +74,10 @@ class KVCache:
         layers: range,
         offsets: Sequence[NDArray[np.float32]] = (),
         logits: LogitsBuffer | None = None,
+        activations: int = 8,
     ) -> None:
         self.config, self.kind, self.layers, self.logits = config, kind, layers, logits
+        self.activations = activations
         self.capacity = -(-context // SPLIT_POSITIONS) * SPLIT_POSITIONS
         layer_bytes, scale_bytes = _layer_bytes(config, self.capacity, kind)
         needed = cache_bytes(config, context, kind, len(layers))
@@ -103,7 +106,7 @@ class KVCache:
     @property
     def layout(self) -> tuple[object, ...]:
         """Properties that two caches must share to be used by one decoder."""
-        return self.config, self.kind, self.layers, self.capacity
+        return self.config, self.kind, self.layers, self.capacity, self.activations
 
     @cached_property
     def layout_id(self) -> bytes:
@@ -113,7 +116,7 @@ class KVCache:
         agree.
         """
         sources = kernel_store.KERNELS.source_digest + Path(rope.__file__).read_bytes()
-        properties = repr((self.config, self.kind, self.layers))
+        properties = repr((self.config, self.kind, self.layers, self.activations))
         return hashlib.sha256(sources + properties.encode()).digest()
 
     def segments(self, layer: int, positions: int) -> Iterator[NDArray[np.uint8]]:

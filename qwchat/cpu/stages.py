@@ -37,7 +37,10 @@ def _norm_row(state, weight, row, x, packed, target_row):
     columns = state.normed.columns
     out = x + target_row * columns * 4
     row_kernels.rms_norm(state.residual + row * columns * 4, weight, out, columns, state.epsilon)
-    row_kernels.quantise(out, row_kernels.packed_address(packed, columns, target_row), target_row, columns)
+    terms = state.normed.terms
+    row_kernels.quantise(
+        out, row_kernels.packed_address(packed, columns, target_row, terms), target_row, columns, terms
+    )
 
 
 @kernel
@@ -77,21 +80,21 @@ def _normed_rows(member, state, weight, tokens, first):
 
 
 @kernel
-def _multiply_range(matrix, base, begin, end, x, packed, tokens, out, accumulate, scratch):
+def _multiply_range(matrix, base, begin, end, x, packed, tokens, terms, out, accumulate, scratch):
     """Multiply the part of the items `begin` to `end - 1` that belongs to this matrix.
 
     Items are pairs of tiles; those of this matrix are numbered from `base` on.
     """
     first, last = max(begin - base, 0), min(end - base, pair_count(matrix))
     if first < last:
-        multiply_pairs(matrix, x, packed, tokens, first, last, out, matrix.tiles * 64, accumulate, scratch)
+        multiply_pairs(matrix, x, packed, tokens, terms, first, last, out, matrix.tiles * 64, accumulate, scratch)
 
 
 @kernel
 def project_qkv(team, member, size, state, layer):
     """Compute queries, keys and values with their biases, from the normed rows."""
     scratch = state.scratch + member * state.scratch_bytes
-    tokens = state.tokens
+    tokens, terms = state.tokens, state.normed.terms
     k = pair_count(layer.q_proj)
     v = k + pair_count(layer.k_proj)
     items = v + pair_count(layer.v_proj)
@@ -102,9 +105,9 @@ def project_qkv(team, member, size, state, layer):
     prefetch_pair(layer.q_proj, begin)
     x, packed = _normed_rows(member, state, layer.input_layernorm, tokens, 0)
     while begin < items:
-        _multiply_range(layer.q_proj, 0, begin, end, x, packed, tokens, state.query, False, scratch)
-        _multiply_range(layer.k_proj, k, begin, end, x, packed, tokens, state.key, False, scratch)
-        _multiply_range(layer.v_proj, v, begin, end, x, packed, tokens, state.value, False, scratch)
+        _multiply_range(layer.q_proj, 0, begin, end, x, packed, tokens, terms, state.query, False, scratch)
+        _multiply_range(layer.k_proj, k, begin, end, x, packed, tokens, terms, state.key, False, scratch)
+        _multiply_range(layer.v_proj, v, begin, end, x, packed, tokens, terms, state.value, False, scratch)
         begin, end = claim_range(team, member, size, items, ranges, tokens)
 
 
@@ -116,7 +119,7 @@ def project(team, member, size, state, matrix, source, out):
     ranges = range_count(items, size, tokens)
     begin, end = claim_range(team, member, size, items, ranges, tokens)
     while begin < items:
-        _multiply_range(matrix, 0, begin, end, source.x, source.packed, tokens, out, True, scratch)
+        _multiply_range(matrix, 0, begin, end, source.x, source.packed, tokens, source.terms, out, True, scratch)
         begin, end = claim_range(team, member, size, items, ranges, tokens)
 
 
@@ -152,5 +155,5 @@ def project_logits(team, member, size, state):
     prefetch_pair(matrix, begin)
     x, packed = _normed_rows(member, state, state.norm, tokens, state.logits_from)
     while begin < items:
-        _multiply_range(matrix, 0, begin, end, x, packed, tokens, state.logits, False, scratch)
+        _multiply_range(matrix, 0, begin, end, x, packed, tokens, state.normed.terms, state.logits, False, scratch)
         begin, end = claim_range(team, member, size, items, ranges, tokens)

@@ -19,6 +19,7 @@ from qwchat.cpu.kernels.records import (
     PARTIAL_HEADER_BYTES,
     SPLIT_ATTENTION_TOKENS,
     SPLIT_POSITIONS,
+    TERMS,
     TOKEN_LANES,
     matmul_scratch_bytes,
 )
@@ -60,10 +61,13 @@ class Workspace:
         capacity: positions of each cache.
         threads: members of the team.
         has_layers: whether the pass runs layers, which need buffers for attention and MLP.
+        activations: bits of the activations of integer formats, 8 or 16.
     """
 
-    def __init__(self, config: ModelConfig, capacity: int, threads: int, has_layers: bool) -> None:
-        self._config, self._has_layers = config, has_layers
+    def __init__(
+        self, config: ModelConfig, capacity: int, threads: int, has_layers: bool, activations: int = 8
+    ) -> None:
+        self._config, self._has_layers, self._terms = config, has_layers, TERMS[activations]
         self._memory: list[NDArray[Any]] = []
         self.states = np.zeros(1, STATE)
         self.state = state = self.states[0]
@@ -73,11 +77,11 @@ class Workspace:
         self.residual = self._buffer(CHUNK, config.hidden_size)
         state["residual"] = self.residual.ctypes.data
         self.normed = self._activations(state["normed"], config.hidden_size)
-        # Packed, up to TOKEN_LANES rows take PACKED_BLOCK_BYTES per block.
+        # Packed, up to TOKEN_LANES rows, the most that these tokens have, take PACKED_BLOCK_BYTES per block.
         own = config.hidden_size * NORM_PER_THREAD_TOKENS * 4 + config.hidden_size // BLOCK * PACKED_BLOCK_BYTES
         thread_normed = self._buffer(threads, own // 4)
         state["thread_normed"], state["thread_normed_bytes"] = thread_normed.ctypes.data, thread_normed.strides[0]
-        scratch = matmul_scratch_bytes(CHUNK)
+        scratch = matmul_scratch_bytes(CHUNK * self._terms)
         if has_layers:
             self._fill_angle_tables(capacity)
             self._fill_layer_space(capacity)
@@ -99,10 +103,10 @@ class Workspace:
 
     def _activations(self, record: Any, columns: int) -> NDArray[np.float32]:
         """Fill `record` with new buffers; return the one in f32."""
-        record["columns"] = columns
+        record["columns"], record["terms"] = columns, self._terms
         x = self._buffer(CHUNK, columns)
         record["x"] = x.ctypes.data
-        groups = -(-CHUNK // TOKEN_LANES)
+        groups = -(-CHUNK * self._terms // TOKEN_LANES)
         record["packed"] = self._buffer(groups, columns // BLOCK * PACKED_BLOCK_BYTES, np.int8).ctypes.data
         return x[:, :columns]
 
@@ -146,7 +150,7 @@ class Workspace:
                 self._has_angles[split] = True
 
 
-def workspace_bytes(config: ModelConfig, capacity: int, threads: int) -> int:
+def workspace_bytes(config: ModelConfig, capacity: int, threads: int, activations: int = 8) -> int:
     """Return the bytes of a work space for all layers, with logits for draft tokens. Its pages are not touched."""
     logits = SPLIT_ATTENTION_TOKENS * config.vocab_size * 4
-    return Workspace(config, capacity, threads, has_layers=True).nbytes + logits
+    return Workspace(config, capacity, threads, has_layers=True, activations=activations).nbytes + logits

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from quant.families import expected_tensors, parse_config
 from quant.formats import PackedTensor, dequantise
 from quant.model_config import ModelConfig
+from qwchat.cpu.kernels.records import TERMS
 from qwchat.cpu.kernels.reference import dequantised_activations
 from qwchat.model.reference import Array, Reference
 from tests.cpu.kernels.random_tensors import Folder, vector
@@ -60,8 +61,8 @@ def random_folder(model: ModelConfig, seed: int = 0) -> Folder:
     return Folder(model, **tensors)
 
 
-def reference(folder: Folder) -> Reference:
-    """Return the decoder to compare a device with; it rounds activations where the weights are integers."""
+def reference(folder: Folder, activations: int = 8) -> Reference:
+    """Return the decoder to compare a device with; it rounds activations to 8 or 16 bits where weights are integers."""
 
     def weights(name: str) -> Array:
         packed = folder.tensor(name)
@@ -69,6 +70,6 @@ def reference(folder: Folder) -> Reference:
 
     def rounding(x: Array, name: str) -> Array:
         dense = folder.tensor(name).format in ("f32", "bf16")
-        return x if dense else dequantised_activations(x.astype(np.float32)).astype(np.float64)
+        return x if dense else dequantised_activations(x.astype(np.float32), TERMS[activations])
 
     return Reference(folder.config, weights, rounding)

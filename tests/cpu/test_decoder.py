@@ -9,8 +9,9 @@ from qwchat.cpu import memory
 from qwchat.cpu.build import build_decoder
 from qwchat.cpu.kv_cache import choose_kv_kind
 from qwchat.errors import ModelError, NonFiniteLogitsError, NotEnoughMemoryError, UsageError
+from qwchat.model.reference import Reference
 from qwchat.request import SamplingParams
-from tests.cpu.kernels.random_tensors import KINDS, random_packed
+from tests.cpu.kernels.random_tensors import KINDS, Folder, random_packed
 from tests.cpu.random_models import config, random_folder, reference
 from tests.generation.conversations import generate, open_context, open_conversation
 
@@ -40,10 +41,9 @@ def test_logits_equal_the_decoder(changes: dict[str, object]) -> None:
     assert error < 1e-5 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("kind", [KINDS[0], KINDS[1], KINDS[4], KINDS[6]], ids=str)
-def test_quantised_layers(kind: tuple[str, int, bool]) -> None:
-    model = config(hidden_size=128, intermediate_size=256, num_hidden_layers=1)
-    folder = random_folder(model)
+def quantised_folder(kind: tuple[str, int, bool]) -> Folder:
+    """Return a model of one layer whose matrices have random codes."""
+    folder = random_folder(config(hidden_size=128, intermediate_size=256, num_hidden_layers=1))
     rng = np.random.default_rng(1)
     for name, packed in list(folder._tensors.items()):
         if len(packed.shape) == 2:
@@ -51,11 +51,49 @@ def test_quantised_layers(kind: tuple[str, int, bool]) -> None:
             part = "row_scales" if "row_scales" in quantised.parts else "scales"
             quantised.parts[part] *= quantised.parts[part].dtype.type(1e-4 if part == "row_scales" else 0.02)
             folder._tensors[name] = quantised
-    expected = reference(folder).logits(IDS[:40])
-    with open_context(folder, threads=1) as built:
+    return folder
+
+
+@pytest.mark.parametrize("kind", [KINDS[0], KINDS[1], KINDS[4], KINDS[6]], ids=str)
+@pytest.mark.parametrize(("activations", "tolerance"), [(8, 2e-3), (16, 2e-4)])
+def test_quantised_layers(kind: tuple[str, int, bool], activations: int, tolerance: float) -> None:
+    folder = quantised_folder(kind)
+    expected = reference(folder, activations).logits(IDS[:40])
+    with open_context(folder, threads=1, activations=activations) as built:
         logits = built.logits(IDS[:40])
     # An activation at a rounding boundary may be rounded the other way, so compare the mean.
-    assert np.abs(logits - expected).mean() < 2e-3 * np.abs(expected).mean()
+    assert np.abs(logits - expected).mean() < tolerance * np.abs(expected).mean()
+
+
+def test_activations_of_16_bits_are_nearly_exact() -> None:
+    folder = quantised_folder(KINDS[1])
+    exact = Reference(folder.config, reference(folder).weights).logits(IDS[:40])
+    errors = []
+    for bits in (8, 16):
+        with open_context(folder, threads=1, activations=bits) as built:
+            errors.append(np.abs(built.logits(IDS[:40]) - exact).mean())
+    assert errors[1] < errors[0] / 100
+
+
+@pytest.mark.parametrize("kind", [KINDS[0], KINDS[1], KINDS[7]], ids=str)
+def test_with_16_bits_neither_chunks_nor_threads_matter(kind: tuple[str, int, bool]) -> None:
+    folder = quantised_folder(kind)
+    with open_context(folder, threads=1, context=256, activations=16) as built:
+        expected = built.logits(IDS[:200])
+    for threads in (1, 2):
+        with open_context(folder, threads=threads, context=256, activations=16) as built:
+            for chunk in (1, 2, 3, 5, 8, 33, 64):
+                built.truncate(0)
+                assert np.array_equal(built.extend(IDS[:200], chunk), expected)
+
+
+def test_caches_of_other_activations_do_not_fit() -> None:
+    folder = quantised_folder(KINDS[1])
+    with open_context(folder, activations=8) as eight, open_context(folder, activations=16) as sixteen:
+        eight.logits(IDS[:20])
+        assert sixteen.copy_from(eight) == 0
+        with pytest.raises(ValueError, match="another decoder"):
+            sixteen.decoder.run(np.array(IDS[:1]), 0, 0, eight.cache)
 
 
 @pytest.mark.parametrize("family", [{}, {"model_type": "qwen3", "head_dim": 64}], ids=["qwen2", "qwen3"])
@@ -96,7 +134,14 @@ def test_non_finite_weights_raise_and_do_not_linger() -> None:
 
 def test_out_of_range_values_are_refused() -> None:
     folder = random_folder(config())
-    for options in ({"threads": 0}, {"threads": 257}, {"context": 0}, {"context": 4097}, {"kv": "f16"}):
+    for options in (
+        {"threads": 0},
+        {"threads": 257},
+        {"context": 0},
+        {"context": 4097},
+        {"kv": "f16"},
+        {"activations": 4},
+    ):
         with pytest.raises(UsageError):
             build_decoder(folder, **options)  # type: ignore[arg-type]
     with pytest.raises(ModelError, match="head_dim is 48"):

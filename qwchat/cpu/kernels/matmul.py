@@ -39,7 +39,7 @@ INTEGER_COUNTS = {"avxvnni": (1, 2), "avx2": (1, 2), "neon": (1, 2, 3, 4)}.get(c
 # Those of formats that only imported tensors have: fewer, since compiling takes time on every machine.
 IMPORTED_COUNTS = tuple(count for count in INTEGER_COUNTS if count in (1, 2, 4))
 FLOAT_COUNTS = (1, 2, 4, 8) if simd_level.lanes() == 16 else (1, 2)
-_REGISTER_TOKENS, _IMPORTED_TOKENS, _FLOAT_TOKENS = INTEGER_COUNTS[-1], IMPORTED_COUNTS[-1], FLOAT_COUNTS[-1]
+_REGISTER_ROWS, _IMPORTED_ROWS, _FLOAT_TOKENS = INTEGER_COUNTS[-1], IMPORTED_COUNTS[-1], FLOAT_COUNTS[-1]
 
 _PARTS = len(TileWeights._fields)
 _SUM_BYTES = 128  # sums of one token and two tiles: (2, 16) f32
@@ -172,9 +172,9 @@ def _sum_float_tile(matrix, x, tokens, tile, sums):
 
 
 @kernel
-def _sum_few_tokens(matrix, packed, tokens, tile, sums):
-    """Compute the sums of one tile of an integer format, for up to _REGISTER_TOKENS or _IMPORTED_TOKENS tokens."""
-    count = tokens if tokens <= 4 else (6 if tokens <= 6 else 8)
+def _sum_few_rows(matrix, packed, rows, tile, sums):
+    """Compute the sums of one tile of an integer format, for up to _REGISTER_ROWS or _IMPORTED_ROWS packed rows."""
+    count = rows if rows <= 4 else (6 if rows <= 6 else 8)
     if matrix.kind >= FIRST_IMPORTED and count == 3:
         count = 4
     run_tile(
@@ -226,14 +226,14 @@ def unpack_tile(matrix, half, tile, first, count, panel):
 
 
 @kernel
-def _sum_many_tokens(matrix, packed, tokens, tile, sums, panel):
-    """Compute the sums of two tiles of an integer format for any number of tokens, panel by panel.
+def _sum_many_rows(matrix, packed, rows, tile, sums, panel):
+    """Compute the sums of two tiles of an integer format for any number of packed rows, panel by panel.
 
     If the last tile has no neighbour, it is taken twice, and the second half of the sums is ignored. While a panel is
     multiplied, the codes of the next panel (or of the next pair of tiles) are prefetched.
     """
     blocks = matrix.columns // BLOCK
-    groups = (tokens + TOKEN_LANES - 1) // TOKEN_LANES
+    groups = (rows + TOKEN_LANES - 1) // TOKEN_LANES
     for offset in range(0, groups * TOKEN_LANES * _SUM_BYTES, 64):
         simd.store_f32(sums + offset, simd.splat(0.0))
     block_bytes = matrix.codes_step // blocks
@@ -260,7 +260,17 @@ def _sum_many_tokens(matrix, packed, tokens, tile, sums, panel):
 
 
 @kernel
-def _sum_pair(matrix, x, packed, tokens, tile, sums, panel):
+def _add_terms(sums, tokens):
+    """Replace the sums of the first and the second term of each token by their sum, from row 0 on."""
+    for token in range(tokens):
+        for part in range(0, _SUM_BYTES, 64):
+            first = sums + 2 * token * _SUM_BYTES + part
+            total = simd.add(simd.load_f32(first), simd.load_f32(first + _SUM_BYTES))
+            simd.store_f32(sums + token * _SUM_BYTES + part, total)
+
+
+@kernel
+def _sum_pair(matrix, x, packed, tokens, terms, tile, sums, panel):
     """Compute the products of two tiles with all tokens, times the row scales.
 
     Args:
@@ -268,19 +278,24 @@ def _sum_pair(matrix, x, packed, tokens, tile, sums, panel):
         x: (tokens, columns) f32.
         packed: the same packed.
         tokens: number of tokens.
+        terms: packed rows of each token.
         tile: the first of the two tiles; the second may be missing.
-        sums: address of the result, (tokens, 2, 16) f32.
+        sums: address of the result, (tokens, 2, 16) f32, with space for (tokens * terms, 2, 16).
         panel: address of the panel's memory.
     """
     rows = min(2, matrix.tiles - tile)
     if is_float(matrix):
         for half in range(rows):
             _sum_float_tile(matrix, x, tokens, tile + half, sums + 64 * half)
-    elif tokens <= (_IMPORTED_TOKENS if matrix.kind >= FIRST_IMPORTED else _REGISTER_TOKENS):
-        for half in range(rows):
-            _sum_few_tokens(matrix, packed, tokens, tile + half, sums + 64 * half)
     else:
-        _sum_many_tokens(matrix, packed, tokens, tile, sums, panel)
+        packed_rows = tokens * terms
+        if packed_rows <= (_IMPORTED_ROWS if matrix.kind >= FIRST_IMPORTED else _REGISTER_ROWS):
+            for half in range(rows):
+                _sum_few_rows(matrix, packed, packed_rows, tile + half, sums + 64 * half)
+        else:
+            _sum_many_rows(matrix, packed, packed_rows, tile, sums, panel)
+        if terms == 2:
+            _add_terms(sums, tokens)
     if matrix.row_scales == 0:
         return
     for half in range(rows):
@@ -296,7 +311,7 @@ def pair_count(matrix):
 
 
 @kernel
-def multiply_pairs(matrix, x, packed, tokens, first, last, out, out_stride, accumulate, scratch):
+def multiply_pairs(matrix, x, packed, tokens, terms, first, last, out, out_stride, accumulate, scratch):
     """Compute rows `32 * first` to `32 * last - 1` of `x @ matrix.T`, plus the bias.
 
     Args:
@@ -304,16 +319,17 @@ def multiply_pairs(matrix, x, packed, tokens, first, last, out, out_stride, accu
         x: (tokens, columns) f32, which is read for float formats.
         packed: the same packed, which is read for integer formats; see `records.ACTIVATIONS`.
         tokens: number of tokens.
+        terms: packed rows of each token, 1 or 2.
         first: first pair of tiles.
         last: one past the last pair.
         out: (tokens, rows) f32.
         out_stride: bytes from one token to the next in `out`.
         accumulate: add to `out`, as for the residual stream, instead of overwriting it.
-        scratch: address of `records.matmul_scratch_bytes(tokens)` bytes of this thread, on a cache line.
+        scratch: address of `records.matmul_scratch_bytes(tokens * terms)` bytes of this thread, on a cache line.
     """
     sums = scratch + PANEL_BLOCKS * PANEL_BLOCK_BYTES
     for tile in range(2 * first, 2 * last, 2):
-        _sum_pair(matrix, x, packed, tokens, tile, sums, scratch)
+        _sum_pair(matrix, x, packed, tokens, terms, tile, sums, scratch)
         for half in range(min(2, matrix.tiles - tile)):
             column = (tile + half) * 64
             bias = simd.load_f32(matrix.bias + column) if matrix.bias != 0 else simd.splat(0.0)
@@ -333,19 +349,21 @@ def activate_pairs(gate, up, x, packed, tokens, first, last, target, keep_f32, s
 
     A pair of tiles gives exactly one block of activations for `down_proj`. `gate` and `up` are MATRIX records without
     bias; `target` is an ACTIVATIONS record, whose `packed` is written, and `x` as well if `keep_f32` is set, which a
-    `down_proj` of a float format needs. The other arguments are as for `multiply_pairs`.
+    `down_proj` of a float format needs. `packed` has as many rows per token as `target`. The other arguments are as for
+    `multiply_pairs`.
     """
+    terms = target.terms
     gates = scratch + PANEL_BLOCKS * PANEL_BLOCK_BYTES
-    ups = gates + (max(tokens, GEMV_TOKENS) + TOKEN_LANES - 1) // TOKEN_LANES * TOKEN_LANES * _SUM_BYTES
+    ups = gates + (max(tokens * terms, GEMV_TOKENS) + TOKEN_LANES - 1) // TOKEN_LANES * TOKEN_LANES * _SUM_BYTES
     for pair in range(first, last):
-        _sum_pair(gate, x, packed, tokens, 2 * pair, gates, scratch)
-        _sum_pair(up, x, packed, tokens, 2 * pair, ups, scratch)
+        _sum_pair(gate, x, packed, tokens, terms, 2 * pair, gates, scratch)
+        _sum_pair(up, x, packed, tokens, terms, 2 * pair, ups, scratch)
         # Two passes over all tokens, so that the latencies of many rows overlap.
         row_kernels.silu_multiply(gates, ups, gates, tokens * BLOCK)
         for token in range(tokens):
             row = gates + token * _SUM_BYTES
-            block = row_kernels.packed_address(target.packed, target.columns, token)
-            row_kernels.quantise(row, block + pair * PACKED_BLOCK_BYTES, token, BLOCK)
+            block = row_kernels.packed_address(target.packed, target.columns, token, terms)
+            row_kernels.quantise(row, block + pair * PACKED_BLOCK_BYTES, token, BLOCK, terms)
             if keep_f32:
                 out = target.x + (token * target.columns + pair * BLOCK) * 4
                 for column in range(0, BLOCK * 4, 64):

@@ -28,19 +28,21 @@ _MATRIX_FIELDS = (
 MATRIX = np.dtype([(name, np.int64) for name in _MATRIX_FIELDS])
 
 BLOCK = 32  # columns of activations that share a scale
-TOKEN_LANES = 4  # tokens whose quantised blocks are stored together
+TOKEN_LANES = 4  # packed rows whose blocks are stored together
 PACKED_BLOCK_BYTES = TOKEN_LANES * (BLOCK + 12)  # bytes of one such block: codes, scales, corrections, sums
 
-# Activations of a chunk of tokens, twice: `x` (tokens, columns) f32, and `packed`, the same in 8 bits (see
-# row_kernels.quantise). `packed` is (ceil(tokens/4), columns/32, PACKED_BLOCK_BYTES): the blocks of TOKEN_LANES tokens
-# are stored side by side, so that a tile of the matrix kernels needs one address for all of them. A block holds
+# Activations of a chunk of tokens, twice: `x` (tokens, columns) f32, and `packed`, the same as rows of 8-bit codes (see
+# row_kernels.quantise). A token has `terms` adjacent rows: one, or a second one for what the first one's rounding lost.
+# `packed` is (ceil(rows/4), columns/32, PACKED_BLOCK_BYTES): the blocks of TOKEN_LANES rows are stored side by side, so
+# that a tile of the matrix kernels needs one address for all of them. A block holds
 #   codes             (TOKEN_LANES, BLOCK) i8
 #   scales            (TOKEN_LANES) f32
-#   zero corrections  (TOKEN_LANES) i32: -128 times the sum of the token's codes. A dot product with weight bytes whose
+#   zero corrections  (TOKEN_LANES) i32: -128 times the sum of the row's codes. A dot product with weight bytes whose
 #                     zero point is 128 starts from it instead of from 0.
-#   negative sums     (TOKEN_LANES) f32: minus the sum of the token's codes, times its scale. Formats with minimums
+#   negative sums     (TOKEN_LANES) f32: minus the sum of the row's codes, times its scale. Formats with minimums
 #                     multiply them by these.
-ACTIVATIONS = np.dtype([(name, np.int64) for name in ["x", "packed", "columns"]])
+ACTIVATIONS = np.dtype([(name, np.int64) for name in ["x", "packed", "columns", "terms"]])
+TERMS = {8: 1, 16: 2}  # bits of the activations -> packed rows of each token
 
 # KV cache of one layer, with the geometry of its heads; attention_tiles.py has the layout of each kind.
 #   capacity  positions, a multiple of SPLIT_POSITIONS
@@ -81,10 +83,10 @@ SPLIT_ATTENTION_TOKENS = 8
 ATTENTION_SCRATCH_BYTES = ATTENTION_ROWS * SPLIT_POSITIONS * (4 + 2) + 64 + SPLIT_POSITIONS * 4
 
 
-def matmul_scratch_bytes(tokens: int) -> int:
-    """Return the scratch bytes that `matmul.multiply_pairs` and `activate_pairs` need for `tokens` tokens.
+def matmul_scratch_bytes(rows: int) -> int:
+    """Return the scratch bytes that `matmul.multiply_pairs` and `activate_pairs` need for `rows` packed rows.
 
-    It holds one panel, and for gate and up one set of sums each: 128 bytes (2 tiles of 16 f32) per token.
+    It holds one panel, and for gate and up one set of sums each: 128 bytes (2 tiles of 16 f32) per row.
     """
-    rows = -(-max(tokens, GEMV_TOKENS) // TOKEN_LANES) * TOKEN_LANES
+    rows = -(-max(rows, GEMV_TOKENS) // TOKEN_LANES) * TOKEN_LANES
     return PANEL_BLOCKS * PANEL_BLOCK_BYTES + 2 * rows * 128

@@ -22,42 +22,65 @@ def quantise(x: Floats) -> tuple[NDArray[np.int8], Floats, Floats]:
     """
     blocks = x.reshape(len(x), -1, 32)
     largest = np.abs(blocks).max(-1)
-    inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
+    inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > np.float32(1e-36))
     codes = np.rint(blocks * inverse[..., None]).astype(np.int8)
     poison = (blocks * np.float32(0)).sum(-1)
     return codes.reshape(x.shape), largest / np.float32(127) + poison, codes.sum(-1).astype(np.float32)
 
 
-def packed_activations(x: Floats) -> NDArray[np.uint8]:
+def activation_terms(x: Floats, terms: int) -> Floats:
+    """Return the packed rows of activations before they are quantised.
+
+    Args:
+        x: (tokens, columns) f32.
+        terms: 1 returns `x`; 2 puts behind each row what its quantisation loses.
+
+    Returns:
+        Rows (tokens * terms, columns) f32.
+    """
+    if terms == 1:
+        return x
+    codes, scales, _ = quantise(x)
+    # The product and the difference are exact in f64, so that the result is rounded once, as by multiply-add.
+    seen = codes.reshape(len(x), -1, 32) * scales[..., None].astype(np.float64)
+    lost = (x - seen.reshape(x.shape)).astype(np.float32)
+    return np.stack([x, lost], axis=1).reshape(-1, x.shape[1])
+
+
+def packed_activations(x: Floats, terms: int = 1) -> NDArray[np.uint8]:
     """Quantise `x` (tokens, columns) into the layout of `records.ACTIVATIONS`: (groups, blocks, bytes) u8."""
+    x = activation_terms(x, terms)
     codes, scales, sums = quantise(x)
     groups, blocks = -(-len(x) // TOKEN_LANES), x.shape[1] // BLOCK
     result = np.zeros((groups, blocks, PACKED_BLOCK_BYTES), np.uint8)
-    for token in range(len(x)):
-        group, lane = divmod(token, TOKEN_LANES)
+    for row in range(len(x)):
+        group, lane = divmod(row, TOKEN_LANES)
         here = result[group]
-        here[:, lane * BLOCK : (lane + 1) * BLOCK] = codes[token].reshape(blocks, BLOCK).view(np.uint8)
-        here[:, TOKEN_LANES * BLOCK :].view(np.float32)[:, lane] = scales[token]
-        here[:, TOKEN_LANES * BLOCK :].view(np.int32)[:, TOKEN_LANES + lane] = -128 * sums[token]
-        here[:, TOKEN_LANES * BLOCK :].view(np.float32)[:, 2 * TOKEN_LANES + lane] = (0 - sums[token]) * scales[token]
+        here[:, lane * BLOCK : (lane + 1) * BLOCK] = codes[row].reshape(blocks, BLOCK).view(np.uint8)
+        here[:, TOKEN_LANES * BLOCK :].view(np.float32)[:, lane] = scales[row]
+        here[:, TOKEN_LANES * BLOCK :].view(np.int32)[:, TOKEN_LANES + lane] = -128 * sums[row]
+        here[:, TOKEN_LANES * BLOCK :].view(np.float32)[:, 2 * TOKEN_LANES + lane] = (0 - sums[row]) * scales[row]
     return result
 
 
-def dequantised_activations(x: Floats) -> Floats:
-    """Return `x` (tokens, columns) f32 after quantisation, as the integer kernels see it."""
-    codes, scales, _ = quantise(x)
-    return (codes.reshape(len(x), -1, 32) * scales[..., None]).reshape(x.shape).astype(np.float32)
+def dequantised_activations(x: Floats, terms: int = 1) -> NDArray[np.float64]:
+    """Return `x` (tokens, columns) f64 after quantisation, as the integer kernels see it."""
+    codes, scales, _ = quantise(activation_terms(x, terms))
+    rows = codes.reshape(len(codes), -1, 32) * scales[..., None].astype(np.float64)
+    seen: NDArray[np.float64] = rows.reshape(len(x), terms, -1).sum(1)
+    return seen
 
 
-def multiply(packed: PackedTensor, x: Floats, bias: Floats | None = None) -> NDArray[np.float64]:
+def multiply(packed: PackedTensor, x: Floats, bias: Floats | None = None, terms: int = 1) -> NDArray[np.float64]:
     """Return `x @ W.T`, (tokens, rows) f64.
 
     Args:
         packed: the weights; for integer formats, activations are quantised first.
         x: (tokens, columns) f32.
         bias: (rows) f32.
+        terms: packed rows of each token, 1 or 2.
     """
-    seen = dequantised_activations(x) if find_format(packed.format).kernel == "integer" else x
+    seen = dequantised_activations(x, terms) if find_format(packed.format).kernel == "integer" else x
     result = seen.astype(np.float64) @ dequantise(packed).astype(np.float64).T
     return result if bias is None else result + bias
 

@@ -23,6 +23,7 @@ _EXP_LOW, _EXP_HIGH = _f32(-87.33), _f32(88.37)
 _C2, _C3, _C4, _C5, _C6, _C7 = (_f32(1 / math.factorial(n)) for n in range(2, 8))
 _ROUNDER = _f32(1.5 * 2**23)
 _ONE, _ZERO, _INT8_MAX = _f32(1), _f32(0), _f32(127)
+_SMALLEST = _f32(1e-36)  # its inverse, times 127, is still finite
 
 
 @inlined
@@ -85,47 +86,55 @@ _add = simd.operation(simd.i32x16, (simd.i32x16, simd.i32x16), lambda b, x, y: b
 
 
 @inlined
-def packed_address(packed, columns, row):
-    """Return the address of the first packed block of the group of tokens that `row` belongs to.
+def packed_address(packed, columns, token, terms):
+    """Return the address of the first packed block of the group of rows that a token belongs to.
 
     Args:
         packed: address of packed activations, see `records.ACTIVATIONS`.
         columns: columns of the activations.
-        row: the token.
+        token: the token.
+        terms: packed rows of each token.
     """
-    return packed + row // TOKEN_LANES * (columns // BLOCK) * PACKED_BLOCK_BYTES
+    return packed + token * terms // TOKEN_LANES * (columns // BLOCK) * PACKED_BLOCK_BYTES
 
 
 @kernel
-def quantise(x, packed, row, columns):
-    """Quantise one row of activations in blocks of 32 columns: `x8 = rint(x * 127 / max|x|)`.
+def quantise(x, packed, token, columns, terms):
+    """Quantise one token's activations in blocks of 32 columns: `x8 = rint(x * 127 / max|x|)`.
 
     It also stores each block's scale (max|x| / 127), zero correction (-128 * sum of x8) and negative sum (-scale * sum
-    of x8). A non-finite value makes the scale NaN, so that it reaches the logits and is reported there, instead of
-    becoming some finite number here.
+    of x8). A second term is the first one's rounding error, `x - scale * x8`, quantised in the same way. Both together
+    have 16 bits, and a matrix is multiplied by them as if they were two tokens.
+
+    A non-finite value makes the scale NaN, so that it reaches the logits and is reported there, instead of becoming
+    some finite number here. Blocks without a value above 1e-36 become 0.
 
     Args:
         x: (columns) f32.
-        packed: address of the first packed block of the row's group, see `packed_address`.
-        row: the token; it is stored in lane `row % TOKEN_LANES` of each block.
+        packed: address of the first packed block of the token's group, see `packed_address`.
+        token: number of the token. Its first row is stored in lane `token * terms % TOKEN_LANES` of each block.
         columns: a multiple of 32.
+        terms: 1 or 2.
     """
-    token_lane = row % TOKEN_LANES
+    first_lane = token * terms % TOKEN_LANES
     for block in range(columns // BLOCK):
         low = simd.load_f32(x + block * 128)
         high = simd.load_f32(x + block * 128 + 64)
-        largest = _magnitude(low, high)
-        inverse = simd.splat(_INT8_MAX / largest if largest > _ZERO else _ZERO)
-        first = simd.round_to_i32(simd.multiply(low, inverse))
-        second = simd.round_to_i32(simd.multiply(high, inverse))
         out = packed + block * PACKED_BLOCK_BYTES
-        simd.store_i8(out + token_lane * BLOCK, first)
-        simd.store_i8(out + token_lane * BLOCK + 16, second)
-        scale = largest / _INT8_MAX + largest * _ZERO
-        simd.poke_f32(out + TOKEN_LANES * BLOCK + token_lane * 4, scale)
-        total = simd.sum_lanes_i32(_add(first, second))
-        simd.poke_i32(out + TOKEN_LANES * (BLOCK + 4) + token_lane * 4, np.int32(-128 * total))
-        simd.poke_f32(out + TOKEN_LANES * (BLOCK + 8) + token_lane * 4, np.float32(-total) * scale)
+        for lane in range(first_lane, first_lane + terms):
+            largest = _magnitude(low, high)
+            inverse = simd.splat(_INT8_MAX / largest if largest > _SMALLEST else _ZERO)
+            first = simd.round_to_i32(simd.multiply(low, inverse))
+            second = simd.round_to_i32(simd.multiply(high, inverse))
+            simd.store_i8(out + lane * BLOCK, first)
+            simd.store_i8(out + lane * BLOCK + 16, second)
+            scale = largest / _INT8_MAX + largest * _ZERO
+            simd.poke_f32(out + TOKEN_LANES * BLOCK + lane * 4, scale)
+            total = simd.sum_lanes_i32(_add(first, second))
+            simd.poke_i32(out + TOKEN_LANES * (BLOCK + 4) + lane * 4, np.int32(-128 * total))
+            simd.poke_f32(out + TOKEN_LANES * (BLOCK + 8) + lane * 4, np.float32(-total) * scale)
+            low = simd.fma(simd.to_f32(first), simd.splat(-scale), low)
+            high = simd.fma(simd.to_f32(second), simd.splat(-scale), high)
 
 
 @kernel

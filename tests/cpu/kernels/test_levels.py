@@ -23,6 +23,7 @@ from tests.cpu.kernels import emulated_neon, test_attention
 from tests.cpu.kernels.numba_cached import kernel
 from tests.cpu.kernels.random_tensors import KINDS, random_packed
 from tests.cpu.kernels.test_matmul import multiply
+from tests.cpu.kernels.test_row_kernels import quantised
 
 ROOT = Path(__file__).resolve().parents[3]
 PRINT_DIGEST = "from tests.cpu.kernels.test_levels import digest; print(digest())"
@@ -67,7 +68,8 @@ def products(rng: np.random.Generator) -> NDArray[np.int32]:
 def digest() -> str:
     """Return a hash of results, to the last bit.
 
-    It covers every format with 1 to 15 tokens, attention over both kinds of cache, and bare dot products.
+    It covers every format with 1 to 15 tokens of one and two terms, attention over both kinds of cache, and bare dot
+    products.
     """
     rng = np.random.default_rng(11)
     total = hashlib.sha256(products(rng).tobytes())
@@ -76,6 +78,9 @@ def digest() -> str:
         x = rng.standard_normal((15, 256)).astype(np.float32)
         for tokens in (1, 2, 3, 4, 6, 8, 15):
             total.update(multiply(packed, x[:tokens]).tobytes())
+        for tokens in (1, 3, 5):
+            total.update(multiply(packed, x[:tokens], terms=2).tobytes())
+        total.update(quantised(x, 2).tobytes())
     for cache_kind in test_attention.KINDS:
         cache, _, _ = test_attention.random_cache(cache_kind, (7, 1, 64), 600)
         query = rng.standard_normal((3, 7, 64)).astype(np.float32)

@@ -10,7 +10,7 @@ import pytest
 from quant.formats import PackedTensor, dequantise
 from qwchat.cpu.kernels import reference, row_kernels, simd
 from qwchat.cpu.kernels.embedding_rows import embed
-from qwchat.cpu.kernels.records import PANEL_BLOCK_BYTES, PANEL_BLOCKS, TOKEN_LANES
+from qwchat.cpu.kernels.records import BLOCK, PACKED_BLOCK_BYTES, PANEL_BLOCK_BYTES, PANEL_BLOCKS, TOKEN_LANES
 from qwchat.cpu.weights import Weights
 from tests.cpu.kernels.numba_cached import kernel
 from tests.cpu.kernels.random_tensors import KINDS, Folder, aligned, random_packed
@@ -56,17 +56,39 @@ def test_exponential() -> None:
     assert np.isnan(exponential(np.full(16, np.nan))).all()
 
 
+def quantised(x: np.ndarray, terms: int) -> np.ndarray:
+    """Return `x` (tokens, columns) f32 in the layout of `records.ACTIVATIONS`, by the kernel."""
+    tokens, columns = x.shape
+    packed = np.zeros((-(-tokens * terms // TOKEN_LANES), columns // BLOCK, PACKED_BLOCK_BYTES), np.uint8)
+    for token in range(tokens):
+        group = packed[token * terms // TOKEN_LANES]
+        row_kernels.quantise(x[token].ctypes.data, group.ctypes.data, token, columns, terms)
+    return packed
+
+
+@pytest.mark.parametrize("terms", [1, 2])
 @pytest.mark.parametrize("columns", [32, 896, 4864])
-def test_quantise(columns: int) -> None:
+def test_quantise(columns: int, terms: int) -> None:
     rng = np.random.default_rng(columns)
     x = rng.standard_normal((6, columns)).astype(np.float32)
     x[0, :32] = 0
     x[5, 5] = 1e30
-    expected = reference.packed_activations(x)
-    packed = np.zeros_like(expected)
-    for row in range(6):
-        row_kernels.quantise(x[row].ctypes.data, packed[row // TOKEN_LANES].ctypes.data, row, columns)
-    assert np.array_equal(packed, expected)
+    x[5, 6] = 1e-37
+    x[3] *= np.float32(1e-36)
+    assert np.array_equal(quantised(x, terms), reference.packed_activations(x, terms))
+
+
+def test_two_terms_have_sixteen_bits() -> None:
+    rng = np.random.default_rng(4)
+    sizes = 10.0 ** rng.uniform(-20, 20, (64, 1))
+    x = (rng.standard_normal((64, 32)) * sizes).astype(np.float32)
+    x[0], x[1, 1:], x[2] = 0, 0, 1
+    x[3] = 63.5 - np.arange(32)  # with the largest value below, each code lies halfway between two integers
+    x[3, 0] = 127
+    largest = np.abs(x).max(-1, keepdims=True).astype(np.float64)
+    one, two = (np.abs(reference.dequantised_activations(x, terms) - x) for terms in (1, 2))
+    assert (one <= largest / (2 * 127) * (1 + 1e-6)).all()
+    assert (two <= largest / (2 * 127) ** 2 * (1 + 1e-3)).all()
 
 
 @pytest.mark.parametrize("columns", [32, 256, 3584])
