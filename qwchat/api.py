@@ -27,6 +27,7 @@ from qwchat.events import Prefilled, TextEvent, TokenStep
 from qwchat.generation.cached_context import CachedContext
 from qwchat.integrity import Integrity
 from qwchat.last_use import record_use
+from qwchat.limits import DEFAULT_ACTIVATIONS
 from qwchat.messages import Message
 from qwchat.model_runner import EngineOptions, ModelRunner
 from qwchat.models_folder import converted_folder
@@ -52,6 +53,7 @@ def load(
     device: str = "auto",
     gpu_layers: int | None = None,
     kv: str = "auto",
+    activations: int = DEFAULT_ACTIVATIONS,
     verify: bool = True,
     progress: UploadProgress | None = None,
 ) -> Model:
@@ -66,6 +68,8 @@ def load(
         gpu_layers: how many layers, the last ones, run on the GPU; None for as many as fit.
         kv: format of the KV cache: `f32` (16 bits on a GPU), `q8` or `auto`, which is `q8` if the other needs more than
             128 MiB.
+        activations: bits of the activations that quantised weights are multiplied by, 8 or 16. With 16, products are
+            nearly exact, prefill takes twice as long, and the model runs on the CPU.
         verify: compare the model's files with their checksums in the background, unless they were found intact before
             and have not changed since. If they differ, the next event of a reply raises DamagedModelError;
             `model.integrity.wait()` waits for the result.
@@ -80,7 +84,7 @@ def load(
     """
     folder = open_model(converted_folder(str(model)))
     folder.prefetch()
-    options = EngineOptions(DeviceRequest(device, gpu_layers), threads, context, kv, progress)
+    options = EngineOptions(DeviceRequest(device, gpu_layers), threads, context, kv, activations, progress)
     opened = Model(folder, options, Integrity(folder if verify else None))
     record_use(folder.path)
     return opened

@@ -8,6 +8,9 @@ DEFAULT_CONTEXT = 4096
 """Default context window in tokens, if the model supports it."""
 EXACT_CACHE_BYTES = 128 << 20
 """Largest f32 KV cache in bytes that `auto` uses; it is small compared with the weights."""
+ACTIVATION_BITS = (8, 16)
+"""Bits of activations that the kernels of integer formats compute with."""
+DEFAULT_ACTIVATIONS = 8
 MAX_TEMPERATURE = 5
 MAX_PENALTY = 2
 """Largest absolute value of presence and frequency penalties."""

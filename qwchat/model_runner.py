@@ -11,6 +11,7 @@ from quant.container import ModelFolder
 from qwchat.errors import GpuLostError
 from qwchat.generation.cached_context import CachedContext
 from qwchat.generation.engine import Engine
+from qwchat.limits import DEFAULT_ACTIVATIONS
 from qwchat.model.context_limits import context_limit
 from qwchat.placement import DeviceRequest, DriverFactory, Placement, UploadProgress, build_decoder
 
@@ -24,6 +25,7 @@ class EngineOptions:
         threads: threads of the CPU; None for one per physical core.
         context: positions of the KV cache; None for the model's, at most 4,096.
         kv: kind of the KV cache, `f32`, `q8` or `auto`.
+        activations: bits of the activations in products with integer formats, 8 or 16.
         progress: called while weights are copied to a GPU.
     """
 
@@ -31,6 +33,7 @@ class EngineOptions:
     threads: int | None = None
     context: int | None = None
     kv: str = "auto"
+    activations: int = DEFAULT_ACTIVATIONS
     progress: UploadProgress | None = None
 
 
@@ -94,6 +97,11 @@ class ModelRunner:
         return self.cached_context.cache.kind
 
     @property
+    def activations(self) -> int:
+        """Bits of the activations in products with integer formats, 8 or 16."""
+        return self._options.activations
+
+    @property
     def cached_ids(self) -> NDArray[np.int64]:
         """Token ids (positions,) in the KV cache."""
         return self.cached_context.ids
@@ -125,6 +133,7 @@ class ModelRunner:
             threads=options.threads,
             context=options.context,
             kv=options.kv,
+            activations=options.activations,
             progress=options.progress,
             make_driver=self._make_driver,
         )
@@ -140,17 +149,20 @@ class ModelRunner:
         threads: int | None = None,
         context: int | None = None,
         kv: str = "auto",
+        activations: int = DEFAULT_ACTIVATIONS,
         device: str | None = None,
         gpu_layers: int | None = None,
     ) -> int:
         """Change arguments of `qwchat.load`, and return how many tokens must be evaluated again.
 
-        Without `device` the model stays where it is. On the CPU, cached tokens are kept if the cache format stays the
-        same and they fit. A GPU seldom holds a model twice, so it is freed first. Raises what `qwchat.load` raises for
-        these arguments; the model runs as before then.
+        Without `device` the model stays where it is. On the CPU, cached tokens are kept if the cache format and the
+        activations stay the same and they fit. A GPU seldom holds a model twice, so it is freed first. Raises what
+        `qwchat.load` raises for these arguments; the model runs as before then.
         """
         devices = self._options.devices if device is None else DeviceRequest(device, gpu_layers)
-        options = replace(self._options, devices=devices, threads=threads, context=context, kv=kv)
+        options = replace(
+            self._options, devices=devices, threads=threads, context=context, kv=kv, activations=activations
+        )
         tokens = self.cached_context.length
         if self.placement.gpu is not None:
             previous = self._options

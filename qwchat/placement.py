@@ -12,6 +12,7 @@ from quant.units import data_size
 from quant.wording import Argument, ArgumentMessage, SuggestedArgument
 from qwchat.cpu.build import build_decoder as build_cpu_decoder
 from qwchat.errors import GpuError, GpuMemoryError, UsageError
+from qwchat.limits import DEFAULT_ACTIVATIONS
 from qwchat.model.context_limits import choose_context
 from qwchat.model.decoder import Decoder
 
@@ -125,6 +126,7 @@ def build_decoder(
     threads: int | None = None,
     context: int | None = None,
     kv: str = "auto",
+    activations: int = DEFAULT_ACTIVATIONS,
     progress: UploadProgress | None = None,
     make_driver: DriverFactory | None = None,
 ) -> tuple[Decoder, Placement]:
@@ -139,6 +141,7 @@ def build_decoder(
         threads: threads of the CPU.
         context: positions of each KV cache.
         kv: kind of the KV caches.
+        activations: bits of the activations in products with integer formats. Only the CPU computes with 16.
         progress: called while weights are copied to a GPU.
         make_driver: makes the driver of the GPUs; by default a `LibCuda`. It is not called if no GPU is allowed.
 
@@ -153,14 +156,14 @@ def build_decoder(
     """
 
     def on_cpu(reason: str = "") -> tuple[Decoder, Placement]:
-        decoder = build_cpu_decoder(folder, threads=threads, context=context, kv=kv)
+        decoder = build_cpu_decoder(folder, threads=threads, context=context, kv=kv, activations=activations)
         return decoder, Placement(folder.config.num_layers, reason=reason)
 
     if not request.allows_gpu:
         return on_cpu()
     if not request.needs_gpu and folder.total_bytes < LEAST_BYTES:
         return on_cpu(_SMALL)
-    if reason := _cpu_formats(folder):
+    if reason := _cpu_reason(folder, activations):
         if request.needs_gpu:
             remedy = SuggestedArgument("device", "cpu")
             raise GpuError(ArgumentMessage(f"{folder.path} cannot use a GPU: {reason}; use ", remedy))
@@ -186,14 +189,16 @@ def build_decoder(
     return build.decoder(gpu, placed)
 
 
-def preview(folder: ModelFolder, make_driver: DriverFactory | None = None) -> Placement:
+def preview(
+    folder: ModelFolder, make_driver: DriverFactory | None = None, activations: int = DEFAULT_ACTIVATIONS
+) -> Placement:
     """Return where `auto` would run a model with its default context, if the GPU's memory were free."""
     from qwchat.cuda.device import find_gpus, select_gpu
 
     count = folder.config.num_layers
     if folder.total_bytes < LEAST_BYTES:
         return Placement(count, reason=_SMALL)
-    if reason := _cpu_formats(folder):
+    if reason := _cpu_reason(folder, activations):
         return Placement(count, reason=reason)
     try:
         gpu = select_gpu(find_gpus((make_driver or _libcuda)()), None)
@@ -202,9 +207,12 @@ def preview(folder: ModelFolder, make_driver: DriverFactory | None = None) -> Pl
     return _choose_layers(part_sizes(folder, None, "auto"), DeviceRequest(), gpu, gpu.total_memory - _SPARE_BYTES)
 
 
-def _cpu_formats(folder: ModelFolder) -> str:
-    """Return why a GPU cannot run the formats of a model, as a clause; empty if it can."""
-    names = [name for name in folder.formats if not find_format(name).gpu]
+def _cpu_reason(folder: ModelFolder, activations: int) -> str:
+    """Return why a GPU cannot run a model, as a clause; empty if it can."""
+    formats = [find_format(name) for name in folder.formats]
+    if activations != DEFAULT_ACTIVATIONS and any(fmt.kernel == "integer" for fmt in formats):
+        return f"activations of {activations} bits need the CPU"
+    names = [fmt.name for fmt in formats if not fmt.gpu]
     if not names:
         return ""
     if len(names) == 1:

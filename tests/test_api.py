@@ -307,6 +307,9 @@ def test_a_new_engine_takes_over_the_cached_tokens(checkpoint: Path) -> None:
         assert model.cached_context.length == 64
         assert model.reconfigure(kv="q8") == 64
         assert (model.kv, model.cached_context.length) == ("q8", 0)
+        exact = reply(model, ASK, settings=GREEDY, max_tokens=2)
+        assert model.reconfigure(kv="q8", activations=16) == model.cached_context.length + exact.stats.context_used - 1
+        assert (model.activations, model.cached_context.length) == (16, 0)
 
 
 def test_tokens_to_evaluate_again_are_counted(model: qwchat.Model) -> None:

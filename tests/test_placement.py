@@ -302,6 +302,36 @@ def test_auto_runs_such_a_model_on_the_cpu(folder: ModelFolder, gpus: Gpus, monk
     assert gpus.driver.log == []
 
 
+@pytest.mark.parametrize(("device", "layers"), [("cuda", None), ("auto", 1)])
+def test_activations_of_16_bits_are_refused_on_a_gpu(
+    folder: ModelFolder, gpus: Gpus, device: str, layers: int | None
+) -> None:
+    reason = "activations of 16 bits need the CPU"
+    with pytest.raises(GpuError, match=rf"^{folder.path} cannot use a GPU: {reason}; use device='cpu'$"):
+        build_decoder(folder, DeviceRequest(device, layers), activations=16)
+    assert gpus.driver.log == []
+
+
+def test_auto_runs_activations_of_16_bits_on_the_cpu(folder: ModelFolder, gpus: Gpus, tmp_path: Path) -> None:
+    assert preview(folder, lambda: gpus.driver, activations=16).explanation == (
+        "CPU: activations of 16 bits need the CPU"
+    )
+    with qwchat.load(folder.path, threads=1, context=64, activations=16, verify=False) as model:
+        assert (model.device, model.activations) == ("cpu", 16)
+        assert model.reconfigure(threads=1, context=64, activations=8) == 0
+        assert (model.device, model.activations) == ("cuda:0", 8)
+    assert gpus.built == [range(LAYERS)]
+
+
+def test_without_integers_the_activations_do_not_matter(folder: ModelFolder, gpus: Gpus, tmp_path: Path) -> None:
+    list(convert(folder.path.parent / "tiny", tmp_path / "dense", preset="dense"))
+    decoder, placed = build_decoder(
+        open_model(tmp_path / "dense"), DeviceRequest("cuda"), context=64, threads=1, activations=16
+    )
+    decoder.close()
+    assert placed.device == "cuda:0"
+
+
 def test_records_know_which_formats_have_kernels_for_a_gpu() -> None:
     compiled = {name.removeprefix("embed_") for name in kernels() if name.startswith("embed_")}
     assert {name for name, fmt in FORMATS.items() if fmt.gpu} == compiled | {"vector"}

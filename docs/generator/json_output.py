@@ -60,6 +60,7 @@ KEYS = {
     "model.fingerprint": "Short hash of its weights.",
     "model.device": "Device that computes, `cpu` or `cuda:N`.",
     "model.gpu_layers": "Number of layers on the GPU.",
+    "model.activations": "Bits of the activations that quantised weights are multiplied by, 8 or 16.",
     "model.preset": "Its preset.",
     "model.bits_per_weight": "Bits per weight of the whole model.",
     "model.endpoint": "URL (a string) of the server that runs it; other figures may then be null.",
@@ -98,7 +99,7 @@ OTHERS = {
 }  # fmt: skip
 """Top-level keys of other commands; a test runs them and compares."""
 
-_FACTS = ModelInfo("mini-q4", "/path/to/models/mini-q4", "0112f27f401c5c42", "q4", 5.4329, "cpu", 0)
+_FACTS = ModelInfo("mini-q4", "/path/to/models/mini-q4", "0112f27f401c5c42", "q4", 5.4329, "cpu", 0, 8)
 _STATS = Stats(27, 0, 20, 0.0026, 0.0043, 0.0027, 2048, 2, 1, reasoning_tokens=12)
 _LOGPROB = TokenLogprob(17, "2", -0.000021, (TokenLogprob(17, "2", -0.000021),))
 _CONTROLS = ReplySettings(SamplingParams(), seed=1)

@@ -79,6 +79,13 @@ class ChatModel(Protocol):
         """Number of layers that run on the GPU."""
 
     def reconfigure(
-        self, *, threads: int | None, context: int | None, device: str, gpu_layers: int | None, kv: str
+        self,
+        *,
+        threads: int | None,
+        context: int | None,
+        device: str,
+        gpu_layers: int | None,
+        kv: str,
+        activations: int,
     ) -> int:
         """Apply new settings. Return how many cached tokens have to be evaluated again."""

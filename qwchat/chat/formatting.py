@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from qwchat.limits import DEFAULT_ACTIVATIONS
+
 
 def token_count(count: int) -> str:
     """Return a token count as text: `1 token`, `1,234 tokens`."""
     return "1 token" if count == 1 else f"{count:,} tokens"
+
+
+def activations_note(bits: int | None) -> str:
+    """Return the bits of activations as the continuation of a list, `, 16-bit activations`; "" for the default."""
+    return "" if bits in (None, DEFAULT_ACTIVATIONS) else f", {bits}-bit activations"
 
 
 def evaluation_note(tokens: int, again: int, context: int) -> str:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from quant.units import data_size
+from qwchat.chat.formatting import activations_note
 from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.ensure_model import ensure_model
 from qwchat.cli.exit_codes import ExitCode
@@ -94,9 +95,12 @@ def run(options: BenchOptions, dependencies: Dependencies) -> int:
     streams = Streams(quiet=options.quiet)
     settings = resolve()
     threads, kv = options.threads or settings["threads"], options.kv or settings["kv"]
+    activations = int(options.activations or settings["activations"])
     located = ensure_model(options.model, dependencies, streams, threads)
     context = options.depth + max(options.prompt_tokens + 1, options.new_tokens + 2)
-    with dependencies.load(located.path, threads=threads, context=context, device="cpu", kv=kv) as model:
+    with dependencies.load(
+        located.path, threads=threads, context=context, device="cpu", kv=kv, activations=activations
+    ) as model:
         with with_repair_command(model.folder):
             wait_until_checked(model, streams)  # Its threads would distort the figures.
         threads = model.threads
@@ -195,7 +199,7 @@ def _write_tables(
             f"{_bandwidth(decode_result.limit)} read bandwidth",
         ),
     ]
-    size = f"{model_info.bits_per_weight:.2f} bits per weight"
+    size = f"{model_info.bits_per_weight:.2f} bits per weight{activations_note(model_info.activations)}"
     guesses = ", with speculation" if options.speculate else ""
     title = f"{model_info.name}: {size}, {cpu.threads} threads, {cpu.simd}, median of {options.rounds} rounds{guesses}"
     tables.write(tables.paragraph(title), tables.table(_COLUMNS, rows))

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qwchat.limits import DEFAULT_ACTIVATIONS
+
 if TYPE_CHECKING:
     from qwchat.api import Model
     from qwchat.store.cards import Card
@@ -20,13 +22,21 @@ def load_model(
     device: str = "auto",
     gpu_layers: int | None = None,
     kv: str = "auto",
+    activations: int = DEFAULT_ACTIVATIONS,
     progress: Callable[[int, int], None] | None = None,
 ) -> Model:
     """Open a model folder with the real engine; see `qwchat.load`."""
     import qwchat
 
     return qwchat.load(
-        path, threads=threads, context=context, device=device, gpu_layers=gpu_layers, kv=kv, progress=progress
+        path,
+        threads=threads,
+        context=context,
+        device=device,
+        gpu_layers=gpu_layers,
+        kv=kv,
+        activations=activations,
+        progress=progress,
     )
 
 

@@ -20,6 +20,7 @@ from qwchat.cli.options import EstimateOptions
 from qwchat.cli.streams import Streams
 from qwchat.cli.tables import TableWriter
 from qwchat.errors import UsageError
+from qwchat.limits import DEFAULT_ACTIVATIONS
 from qwchat.models_folder import LocatedModel
 
 if TYPE_CHECKING:
@@ -92,12 +93,13 @@ def _estimates(subject: _Subject, options: EstimateOptions, threads: int) -> Ite
     from qwchat.store.memory_estimate import contexts, estimate
 
     config, kv = subject.config, options.kv or "auto"
+    activations = int(options.activations or DEFAULT_ACTIVATIONS)
     asked = _contexts(options.ctx or (), context_limit(config), subject.name)
     for preset in [options.preset] if options.preset and not subject.preset else subject.presets:
         tensors = subject.stored(preset)
         on_gpu = all(find_format(tensor.format).gpu for tensor in tensors.values())
         for context in contexts(config, asked):
-            cpu = estimate(config, tensors, context, kv, threads)
+            cpu = estimate(config, tensors, context, kv, threads, activations)
             yield Estimated(preset, config.num_layers, cpu, GpuEstimate(config, tensors, cpu, kv), on_gpu)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from qwchat.cli import completion
+from qwchat.cli.engine_options import Activations
 from qwchat.cli.options import Debug, Flags, Json, Kv, Quiet, Threads
 from qwchat.errors import UsageError
 from qwchat.settings.specs import find_spec
@@ -35,6 +36,7 @@ class PerplexityOptions:
     chat: Annotated[bool, typer.Option("--chat", help="Score the replies of conversations (JSON Lines)")] = False
     ctx: Annotated[int, typer.Option("--ctx", metavar="N", help="Tokens that are evaluated together")] = 1024
     kv: Kv = None
+    activations: Activations = None
     threads: Threads = None
     json: Json = False
     quiet: Quiet = False
@@ -50,4 +52,5 @@ class PerplexityOptions:
     def engine_flags(self) -> Flags:
         """Return the settings of the engine. The KV cache is exact unless `--kv` says otherwise."""
         threads = {} if self.threads is None else {"threads": str(self.threads)}
-        return Flags(kv=self.kv or "f32", ctx=str(self.ctx), **threads)
+        activations = {} if self.activations is None else {"activations": self.activations}
+        return Flags(kv=self.kv or "f32", ctx=str(self.ctx), **threads, **activations)

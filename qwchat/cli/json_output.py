@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """The model of a reply: name, folder, short fingerprint of its weights, format, device.
+    """The model of a reply: name, folder, short fingerprint of its weights, format, device, bits of activations.
 
     `endpoint` is the URL of the server where it runs, or None; of a model on a server, only the name is known.
     """
@@ -32,6 +32,7 @@ class ModelInfo:
     bits_per_weight: float | None = None
     device: str | None = None
     gpu_layers: int | None = None
+    activations: int | None = None
     endpoint: str | None = None
 
     @classmethod
@@ -47,6 +48,7 @@ class ModelInfo:
             bits,
             model.device,
             model.gpu_layers,
+            model.activations,
         )
 
 

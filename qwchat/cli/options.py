@@ -12,6 +12,7 @@ import typer
 
 from quant.presets import DEFAULT_PRESET, PRESETS
 from qwchat.cli import completion
+from qwchat.cli.engine_options import Activations
 from qwchat.errors import UsageError
 from qwchat.limits import MAX_LOGPROBS
 from qwchat.settings.personas import parse_assignments
@@ -280,6 +281,7 @@ class EstimateOptions:
         ),
     ] = None
     kv: Kv = None
+    activations: Activations = None
     gpu: Annotated[
         str | None,
         typer.Option(
@@ -338,6 +340,7 @@ class BenchOptions:
     depth: Annotated[int, typer.Option("--depth", metavar="N", help="Tokens already in the context")] = 0
     rounds: Annotated[int, typer.Option("--rounds", metavar="N", help="Rounds (the median is reported)")] = 3
     kv: Kv = None
+    activations: Activations = None
     speculate: Annotated[
         bool,
         typer.Option("--speculate/--no-speculate", help="Decode with draft tokens"),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qwchat.characters import sanitise_name
+from qwchat.chat.formatting import activations_note
 from qwchat.chat.view.progress import byte_progress
 from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.ensure_model import ensure_model
@@ -126,10 +127,8 @@ def _write(
     found: Figures,
 ) -> None:
     documents = "1 document" if found.documents == 1 else f"{found.documents:,} documents"
-    title = (
-        f"{model_info.name}: {model_info.bits_per_weight:.2f} bits per weight, {found.tokens:,} tokens of {documents}, "
-        f"windows of {options.ctx:,}"
-    )
+    size = f"{model_info.bits_per_weight:.2f} bits per weight{activations_note(model_info.activations)}"
+    title = f"{model_info.name}: {size}, {found.tokens:,} tokens of {documents}, windows of {options.ctx:,}"
     pairs = [("perplexity", _with_interval(found.perplexity, ".4f")), ("loss", f"{found.loss:.5f} nats per token")]
     if found.divergence is not None and other_info is not None:
         pairs += _divergence_pairs(found.divergence, other_info.name)

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Protocol
 
 from qwchat.chat.chat_models import OpenedModel
+from qwchat.chat.formatting import activations_note
 from qwchat.chat.kv_snapshots import SnapshotModel
 from qwchat.cli.integrity_check import wait_until_checked, with_repair_command
 from qwchat.cli.json_output import ModelInfo
@@ -83,10 +84,10 @@ class LocalReplyModel:
 
     @property
     def description(self) -> str:
-        """The model, the GPU if it uses one, and its context window."""
+        """The model, the GPU if it uses one, its activations if they are not the default, and its context window."""
         model, placement = self._model, self._model.placement
         device = f" on {placement.description}" if placement.gpu is not None else ""
-        bits = f"{model.folder.bits_per_weight:.2f} bits per weight"
+        bits = f"{model.folder.bits_per_weight:.2f} bits per weight{activations_note(model.activations)}"
         return f"{self.located.name} at {bits}{device}, context {model.context:,} tokens"
 
     @property

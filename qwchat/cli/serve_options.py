@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from qwchat.cli.engine_options import Activations
 from qwchat.cli.options import Debug, Flags, Kv, ModelArgument, Quiet, Threads
 from qwchat.errors import UsageError
 from qwchat.settings.resolve import Settings, resolve
@@ -36,6 +37,7 @@ class ServeOptions:
     queue: Annotated[int, typer.Option("--queue", metavar="N", help="Number of requests that may wait")] = 64
     ctx: Annotated[str | None, typer.Option("--ctx", metavar="N", help=find_spec("ctx").help)] = None
     kv: Kv = None
+    activations: Activations = None
     threads: Threads = None
     device: Annotated[
         str | None,
@@ -62,6 +64,7 @@ class ServeOptions:
         given = {
             "ctx": self.ctx,
             "kv": self.kv,
+            "activations": self.activations,
             "threads": None if self.threads is None else str(self.threads),
             "device": self.device,
             "gpu-layers": self.gpu_layers,

@@ -44,6 +44,7 @@ def load_located(located: LocatedModel, settings: Settings, dependencies: Depend
             device=settings["device"],
             gpu_layers=settings["gpu-layers"],
             kv=settings["kv"],
+            activations=settings["activations"],
             progress=progress,
         )
 
@@ -57,7 +58,9 @@ def _warn_of_short_memory(located: LocatedModel, settings: Settings, streams: St
     from qwchat.store.memory_check import check_memory
 
     try:
-        warning = check_memory(located.path, settings["ctx"], settings["kv"], settings["threads"])
+        warning = check_memory(
+            located.path, settings["ctx"], settings["kv"], settings["threads"], settings["activations"]
+        )
     except NotEnoughMemoryError:
         if not _fits_gpu(located, settings):
             raise
@@ -72,7 +75,7 @@ def _fits_gpu(located: LocatedModel, settings: Settings) -> bool:
     from qwchat.placement import DeviceRequest, preview
 
     allowed = DeviceRequest(settings["device"], settings["gpu-layers"]).allows_gpu
-    return allowed and preview(open_folder(located.path)).gpu is not None
+    return allowed and preview(open_folder(located.path), activations=settings["activations"]).gpu is not None
 
 
 def open_streams(options: ReplyOptions) -> Streams:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from quant.wording import Argument, ArgumentMessage
 from qwchat.cpu.decoder import CpuDecoder
-from qwchat.cpu.kernels.records import KV_KINDS, TERMS
+from qwchat.cpu.kernels.records import KV_KINDS
 from qwchat.cpu.kernels.thread_counts import default_threads
 from qwchat.errors import UsageError
-from qwchat.limits import MAX_THREADS
+from qwchat.limits import ACTIVATION_BITS, DEFAULT_ACTIVATIONS, MAX_THREADS
 from qwchat.model.context_limits import choose_context
 from qwchat.model.tensor_source import TensorSource
 
@@ -18,7 +18,7 @@ def build_decoder(
     context: int | None = None,
     threads: int | None = None,
     kv: str = "auto",
-    activations: int = 8,
+    activations: int = DEFAULT_ACTIVATIONS,
     layers: range | None = None,
 ) -> CpuDecoder:
     """Return a decoder of a model.
@@ -38,7 +38,7 @@ def build_decoder(
     """
     if kv not in ("auto", *KV_KINDS):
         raise UsageError(ArgumentMessage(Argument("kv"), f" must be auto, {' or '.join(KV_KINDS)}, not {kv}"))
-    if activations not in TERMS:
+    if activations not in ACTIVATION_BITS:
         raise UsageError(ArgumentMessage(Argument("activations"), f" must be 8 or 16, not {activations}"))
     positions = choose_context(folder.config, context)
     return CpuDecoder(

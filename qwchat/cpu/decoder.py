@@ -22,6 +22,7 @@ from qwchat.cpu.layer_records import LAYER
 from qwchat.cpu.weights import Weights
 from qwchat.cpu.workspace import CHUNK, LogitsBuffer, Workspace
 from qwchat.errors import ModelError, NotEnoughMemoryError
+from qwchat.limits import DEFAULT_ACTIVATIONS
 from qwchat.model.decoder import Cache, CancelCheck, PassCancelled
 from qwchat.model.key_offsets import key_offsets
 from qwchat.model.logit_rows import HostRow, LogitRow
@@ -74,7 +75,7 @@ class CpuDecoder:
         context: int,
         threads: int,
         kv: str = "auto",
-        activations: int = 8,
+        activations: int = DEFAULT_ACTIVATIONS,
         layers: range | None = None,
     ) -> None:
         self.config = config = folder.config

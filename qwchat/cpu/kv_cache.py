@@ -18,7 +18,7 @@ from qwchat.cpu.kernels import kernel_store
 from qwchat.cpu.kernels.records import CACHE, KV_KINDS, SPLIT_POSITIONS
 from qwchat.cpu.memory import allocate_on_demand, require_memory
 from qwchat.cpu.workspace import LogitsBuffer
-from qwchat.limits import EXACT_CACHE_BYTES
+from qwchat.limits import DEFAULT_ACTIVATIONS, EXACT_CACHE_BYTES
 from qwchat.model import rope
 
 _TILE_POSITIONS = 16  # positions that are stored together in every part of the cache
@@ -74,7 +74,7 @@ class KVCache:
         layers: range,
         offsets: Sequence[NDArray[np.float32]] = (),
         logits: LogitsBuffer | None = None,
-        activations: int = 8,
+        activations: int = DEFAULT_ACTIVATIONS,
     ) -> None:
         self.config, self.kind, self.layers, self.logits = config, kind, layers, logits
         self.activations = activations

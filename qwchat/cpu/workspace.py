@@ -24,6 +24,7 @@ from qwchat.cpu.kernels.records import (
     matmul_scratch_bytes,
 )
 from qwchat.cpu.layer_records import STATE
+from qwchat.limits import DEFAULT_ACTIVATIONS
 from qwchat.model.rope import rope_tables
 
 CHUNK = 128  # tokens per compiled call
@@ -65,7 +66,7 @@ class Workspace:
     """
 
     def __init__(
-        self, config: ModelConfig, capacity: int, threads: int, has_layers: bool, activations: int = 8
+        self, config: ModelConfig, capacity: int, threads: int, has_layers: bool, activations: int = DEFAULT_ACTIVATIONS
     ) -> None:
         self._config, self._has_layers, self._terms = config, has_layers, TERMS[activations]
         self._memory: list[NDArray[Any]] = []
@@ -150,7 +151,7 @@ class Workspace:
                 self._has_angles[split] = True
 
 
-def workspace_bytes(config: ModelConfig, capacity: int, threads: int, activations: int = 8) -> int:
+def workspace_bytes(config: ModelConfig, capacity: int, threads: int, activations: int = DEFAULT_ACTIVATIONS) -> int:
     """Return the bytes of a work space for all layers, with logits for draft tokens. Its pages are not touched."""
     logits = SPLIT_ATTENTION_TOKENS * config.vocab_size * 4
     return Workspace(config, capacity, threads, has_layers=True, activations=activations).nbytes + logits

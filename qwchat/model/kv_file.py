@@ -154,7 +154,8 @@ def _read_head(
     if kind.rstrip(b"\0") != cache.kind.encode():
         raise SnapshotError(ArgumentMessage(f"{path} has another ", Argument("kv"), f" than {cache.kind}"))
     if start != _head_fields(cache, fingerprint, positions):
-        raise SnapshotError(f"{path} was written by another version of qwchat")
+        others = (Argument("activations"), ", on another device or by another version of qwchat")
+        raise SnapshotError(ArgumentMessage(f"{path} was written with other ", *others))
     if positions > context:
         raise SnapshotError(f"{path} holds {positions:,} tokens, but the context is {context:,}")
     layers = len(cache.layers)

@@ -144,7 +144,14 @@ class RemoteModel:
         raise UsageError(f"the tokenizer is on {self.host}, so token ids cannot be decoded")
 
     def reconfigure(
-        self, *, threads: int | None, context: int | None, device: str, gpu_layers: int | None, kv: str
+        self,
+        *,
+        threads: int | None,
+        context: int | None,
+        device: str,
+        gpu_layers: int | None,
+        kv: str,
+        activations: int,
     ) -> int:
         """Change the context window; the other settings are those of the server. Returns 0. Raises UsageError."""
         self.context = self._checked_context(context)

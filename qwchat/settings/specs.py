@@ -15,6 +15,8 @@ from typing import Literal
 from quant.units import binary_size
 from qwchat.errors import UsageError
 from qwchat.limits import (
+    ACTIVATION_BITS,
+    DEFAULT_ACTIVATIONS,
     DEFAULT_CONTEXT,
     EXACT_CACHE_BYTES,
     MAX_PENALTY,
@@ -30,6 +32,7 @@ from qwchat.settings.value_types import (
     Choice,
     DeviceName,
     Integer,
+    IntegerChoice,
     Number,
     SettingValue,
     Text,
@@ -231,6 +234,13 @@ SETTING_SPECS: tuple[SettingSpec, ...] = (
         "engine",
         f"KV cache format (auto: q8 if f32 needs over {binary_size(EXACT_CACHE_BYTES)})",
         "auto",
+    ),
+    SettingSpec(
+        "activations",
+        IntegerChoice(ACTIVATION_BITS),
+        "engine",
+        "Bits per activation (16: more exact, slower prefill)",
+        DEFAULT_ACTIVATIONS,
     ),
     SettingSpec("speculate", Boolean(), "reply", "Draft tokens from earlier text (faster, same output)", True),
     SettingSpec("loop-guard", Integer(0), "reply", "Stop after N repeated tokens (0 = off)", 1000),

@@ -240,6 +240,47 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class IntegerChoice:
+    """One of some whole numbers."""
+
+    values: tuple[int, ...]
+    range_text: ClassVar[str] = ""
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The values as text."""
+        return tuple(map(str, self.values))
+
+    @property
+    def metavar(self) -> str:
+        """Placeholder in the help."""
+        return "|".join(self.choices)
+
+    @property
+    def accepts(self) -> str:
+        """Accepted values, in words."""
+        return Choice(self.choices).accepts
+
+    def parse(self, text: str, where: str) -> SettingValue:
+        """Parse a user's `text`."""
+        return int(Choice(self.choices).parse(text, where))  # type: ignore[arg-type]
+
+    def check(self, value: object, where: str) -> SettingValue:
+        """Check a value from a TOML file."""
+        if isinstance(value, bool) or not isinstance(value, int) or value not in self.values:
+            reject(where, self.accepts, value)
+        return value
+
+    def to_text(self, value: SettingValue) -> str:
+        """Format `value` for the user."""
+        return str(value)
+
+    def to_toml(self, value: SettingValue) -> SettingValue:
+        """Format `value` for a TOML file."""
+        return value
+
+
+@dataclass(frozen=True)
 class DeviceName:
     """Name of a device: `auto`, `cpu`, `cuda`, or `cuda:` and the number of a GPU."""
 

@@ -12,13 +12,16 @@ from qwchat.cpu.kernels.thread_counts import default_threads
 from qwchat.cpu.kv_cache import cache_bytes, choose_kv_kind
 from qwchat.cpu.memory import available_memory
 from qwchat.errors import UsageError
+from qwchat.limits import DEFAULT_ACTIVATIONS
 from qwchat.model.context_limits import choose_context
 
 _PLENTY = 1 << 30
 """More memory than a process needs besides weights and cache."""
 
 
-def check_memory(path: Path, context: int | None, kv: str, threads: int | None) -> ArgumentMessage | None:
+def check_memory(
+    path: Path, context: int | None, kv: str, threads: int | None, activations: int = DEFAULT_ACTIVATIONS
+) -> ArgumentMessage | None:
     """Check that a model on the CPU fits the free memory. Pages that only cache files count as free.
 
     Mapped weights may be larger: then the system reads them from the disk again for each token.
@@ -28,6 +31,7 @@ def check_memory(path: Path, context: int | None, kv: str, threads: int | None) 
         context: tokens of the context window; None for the default.
         kv: kind of the KV cache, or `auto`.
         threads: number of threads; None for the default.
+        activations: bits of the activations.
 
     Returns:
         A warning if the weights do not fit beside everything else, otherwise None.
@@ -49,4 +53,4 @@ def check_memory(path: Path, context: int | None, kv: str, threads: int | None) 
         return None
     from qwchat.store.memory_shortage import describe_shortage
 
-    return describe_shortage(folder, positions, kv, threads or default_threads(), available)
+    return describe_shortage(folder, positions, kv, threads or default_threads(), available, activations)

@@ -16,6 +16,7 @@ from quant.policy import conversion_spec, plan_tensors
 from qwchat.cpu.kernels.records import SPLIT_POSITIONS
 from qwchat.cpu.kv_cache import cache_bytes, choose_kv_kind
 from qwchat.cpu.workspace import workspace_bytes
+from qwchat.limits import DEFAULT_ACTIVATIONS
 from qwchat.model.context_limits import context_limit
 from qwchat.model.gpu_memory import TensorLayout, Tensors
 
@@ -66,7 +67,14 @@ class MemoryEstimate:
         return self.weights_per_token + self.cache
 
 
-def estimate(config: ModelConfig, tensors: Tensors, context: int, kv: str = "auto", threads: int = 2) -> MemoryEstimate:
+def estimate(
+    config: ModelConfig,
+    tensors: Tensors,
+    context: int,
+    kv: str = "auto",
+    threads: int = 2,
+    activations: int = DEFAULT_ACTIVATIONS,
+) -> MemoryEstimate:
     """Estimate the memory of a model.
 
     Args:
@@ -75,6 +83,7 @@ def estimate(config: ModelConfig, tensors: Tensors, context: int, kv: str = "aut
         context: tokens of the context window.
         kv: `f32`, `q8`, or `auto` for what a chat would choose.
         threads: number of threads, each of which has buffers of its own.
+        activations: bits of the activations, 8 or 16.
     """
     kind = choose_kv_kind(kv, config, context)
     capacity = -(-context // SPLIT_POSITIONS) * SPLIT_POSITIONS
@@ -83,7 +92,7 @@ def estimate(config: ModelConfig, tensors: Tensors, context: int, kv: str = "aut
         kind,
         weights_bytes(tensors),
         cache_bytes(config, context, kind, config.num_layers),
-        workspace_bytes(config, capacity, threads),
+        workspace_bytes(config, capacity, threads, activations),
         PROGRAM_BYTES + TOKENIZER_BYTES * config.vocab_size,
         weights_per_token(config, tensors),
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from quant.container import ModelFolder
 from quant.model_config import ModelConfig
@@ -19,7 +20,7 @@ _PRESETS = ("q8", "q4", "q4-small")
 
 
 def describe_shortage(
-    folder: ModelFolder, context: int, kv: str, threads: int, available: int
+    folder: ModelFolder, context: int, kv: str, threads: int, available: int, activations: int
 ) -> ArgumentMessage | None:
     """Return a warning if a model needs more than `available` bytes, with what would fit; None if it fits.
 
@@ -27,10 +28,11 @@ def describe_shortage(
         NotEnoughMemoryError: it does not fit even without its weights, which are mapped.
     """
     tensors = stored_tensors(folder.config, folder.tensor)
-    needed = estimate(folder.config, tensors, context, kv, threads)
+    needed = estimate(folder.config, tensors, context, kv, threads, activations)
     if needed.total <= available:
         return None
-    clauses = list(_remedies(folder.config, tensors, needed, kv, available, threads))
+    estimated = partial(estimate, threads=threads, activations=activations)
+    clauses = list(_remedies(folder.config, tensors, needed, kv, available, estimated))
     remedy = _joined(clauses[:_MOST_REMEDIES]) if clauses else ArgumentMessage("take a smaller model")
     if needed.anonymous > available:
         only = f"{folder.path.name} needs {_sizes(needed)}, but only {data_size(available)} are free: "
@@ -50,19 +52,24 @@ def _sizes(needed: MemoryEstimate) -> str:
 
 
 def _remedies(
-    config: ModelConfig, tensors: Tensors, needed: MemoryEstimate, kv: str, available: int, threads: int
+    config: ModelConfig,
+    tensors: Tensors,
+    needed: MemoryEstimate,
+    kv: str,
+    available: int,
+    estimated: Callable[..., MemoryEstimate],
 ) -> Iterator[ArgumentMessage]:
     """Yield what would fit, each as a clause: another cache, a shorter window, a smaller preset, a smaller model."""
-    if needed.kv != "q8" and estimate(config, tensors, needed.context, "q8", threads).total <= available:
+    if needed.kv != "q8" and estimated(config, tensors, needed.context, "q8").total <= available:
         yield ArgumentMessage("use ", SuggestedArgument("kv", "q8"))
     context = 1 << (needed.context - 1).bit_length() - 1
     while context >= _LEAST_CONTEXT:
-        if estimate(config, tensors, context, kv, threads).total <= available:
+        if estimated(config, tensors, context, kv).total <= available:
             yield ArgumentMessage("use ", SuggestedArgument("context", context))
             break
         context //= 2
     for preset in _PRESETS:
-        smaller = estimate(config, planned_tensors(config, preset), needed.context, kv, threads)
+        smaller = estimated(config, planned_tensors(config, preset), needed.context, kv)
         if smaller.weights < needed.weights and smaller.total <= available:
             yield ArgumentMessage("pull or convert it with ", SuggestedArgument("preset", preset))
             return

@@ -104,7 +104,7 @@ class FakeModel:
 
     def __post_init__(self) -> None:
         self.defaults = SamplingParams(temperature=self.temperature)
-        self.engine = SimpleNamespace(context=self.context_size, threads=2, kv="f32")
+        self.engine = SimpleNamespace(context=self.context_size, threads=2, kv="f32", activations=8)
         manifest = {"tensors": {}, "source": {"name": "tiny"}, "settings": {"preset": "q8", "group_size": 32}}
         path = Path(f"/models/{self.name}")
         self.folder = SimpleNamespace(
@@ -150,6 +150,10 @@ class FakeModel:
         return str(self.engine.kv)
 
     @property
+    def activations(self) -> int:
+        return int(self.engine.activations)
+
+    @property
     def device(self) -> str:
         return "cpu"
 
@@ -163,18 +167,24 @@ class FakeModel:
         threads: int | None = None,
         context: int | None = None,
         kv: str = "auto",
+        activations: int = 8,
         device: str | None = None,
         gpu_layers: int | None = None,
     ) -> int:
-        """Change settings. A new cache format drops the cached tokens; more than 4,096 positions are refused."""
+        """Change settings, and drop the cached tokens for other keys and values.
+
+        More than 4,096 positions are refused.
+        """
         if context is not None and context > 4096:
             limits = "from 1 to 4,096 tokens, the maximum of this model"
             raise UsageError(ArgumentMessage(Argument("context"), f" must be {limits}, not {context:,}"))
         self.context_size = context or 2048
         chosen = ("q8" if self.context_size > 3000 else "f32") if kv == "auto" else kv
-        kept = self._cached if chosen == self.kv else 0
+        kept = self._cached if (chosen, activations) == (self.kv, self.activations) else 0
         lost, self._cached = self._cached - kept, kept
-        self.engine = SimpleNamespace(context=self.context_size, threads=threads or 2, kv=chosen)
+        self.engine = SimpleNamespace(
+            context=self.context_size, threads=threads or 2, kv=chosen, activations=activations
+        )
         return lost
 
     def prompt(

@@ -34,6 +34,7 @@ max-tokens         none         built in
 stop               none         built in
 ctx                auto (2048)  built in
 kv                 f32          QWCHAT_KV
+activations        8            built in
 speculate          on           built in
 threads            auto (2)     built in
 quiet              off          built in"""
@@ -82,6 +83,18 @@ def test_an_engine_setting_is_changed_and_the_cost_reported() -> None:
     assert shown(context, "/set ctx default") == "ctx auto (2048)"
     assert shown(context, "/set kv default") == "kv f32"
     assert shown(context, "/set kv").splitlines()[0] == "kv f32 (QWCHAT_KV)"
+
+
+def test_other_activations_have_other_keys_and_values() -> None:
+    context, model, _ = chat()
+    list(replying(context.session, context.session.ask("one two three")))
+    assert shown(context, "/set activations 16") == "activations 16; 8 tokens will be evaluated again"
+    assert model.activations == 16
+    assert shown(context, "/set threads 1") == "threads 1"
+    assert model.activations == 16
+    assert shown(context, "/set activations default") == "activations 8"
+    with pytest.raises(UsageError, match=r"^activations must be 8 or 16, not '4'$"):
+        shown(context, "/set activations 4")
 
 
 def test_only_tokens_to_evaluate_again_are_announced() -> None:

@@ -143,6 +143,7 @@ def test_json_is_one_object_with_everything(tmp_path: Path) -> None:
             "bits_per_weight": 4.875,
             "device": "cpu",
             "gpu_layers": 0,
+            "activations": 8,
             "endpoint": None,
         },
         "settings": {

@@ -81,6 +81,7 @@ def test_json_has_null_for_what_a_server_does_not_say(server: ScriptedServer, tm
         "bits_per_weight": None,
         "device": None,
         "gpu_layers": None,
+        "activations": None,
         "endpoint": f"{server.url}/v1",
     }
     assert value["tokens"] == {

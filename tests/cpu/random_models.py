@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from quant.families import expected_tensors, parse_config
 from quant.formats import PackedTensor, dequantise
 from quant.model_config import ModelConfig
+from quant.quantisers import quantise
 from qwchat.cpu.kernels.records import TERMS
 from qwchat.cpu.kernels.reference import dequantised_activations
 from qwchat.model.reference import Array, Reference
-from tests.cpu.kernels.random_tensors import Folder, vector
+from tests.cpu.kernels.random_tensors import Folder, random_packed, vector
 
 
 def config(**changes: Any) -> ModelConfig:
@@ -59,6 +60,26 @@ def random_folder(model: ModelConfig, seed: int = 0) -> Folder:
         else:
             tensors[name] = dense((values / np.sqrt(shape[1])).astype(np.float32))
     return Folder(model, **tensors)
+
+
+def random_quantised_folder(model: ModelConfig, kind: tuple[str, int, bool], seed: int = 0) -> Folder:
+    """Return `random_folder` with matrices of random codes of a `random_tensors.KINDS`."""
+    folder = random_folder(model, seed)
+    rng = np.random.default_rng(seed + 1)
+    for name, packed in list(folder._tensors.items()):
+        if len(packed.shape) == 2:
+            quantised = random_packed(kind, *packed.shape, rng)
+            part = "row_scales" if "row_scales" in quantised.parts else "scales"
+            quantised.parts[part] *= quantised.parts[part].dtype.type(1e-4 if part == "row_scales" else 0.02)
+            folder._tensors[name] = quantised
+    return folder
+
+
+def quantised(folder: Folder, name: str) -> Folder:
+    """Return a model whose matrices are quantised to the format `name`, in groups of 32."""
+    packed = {key: folder.tensor(key) for key in folder._tensors}
+    matrices = {key: quantise(name, dequantise(each), 32)[0] for key, each in packed.items() if len(each.shape) == 2}
+    return Folder(folder.config, **packed | matrices)
 
 
 def reference(folder: Folder, activations: int = 8) -> Reference:

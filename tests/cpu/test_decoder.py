@@ -11,8 +11,8 @@ from qwchat.cpu.kv_cache import choose_kv_kind
 from qwchat.errors import ModelError, NonFiniteLogitsError, NotEnoughMemoryError, UsageError
 from qwchat.model.reference import Reference
 from qwchat.request import SamplingParams
-from tests.cpu.kernels.random_tensors import KINDS, Folder, random_packed
-from tests.cpu.random_models import config, random_folder, reference
+from tests.cpu.kernels.random_tensors import KINDS, Folder
+from tests.cpu.random_models import config, random_folder, random_quantised_folder, reference
 from tests.generation.conversations import generate, open_context, open_conversation
 
 IDS = np.random.default_rng(3).integers(0, 301, 700).tolist()
@@ -43,15 +43,7 @@ def test_logits_equal_the_decoder(changes: dict[str, object]) -> None:
 
 def quantised_folder(kind: tuple[str, int, bool]) -> Folder:
     """Return a model of one layer whose matrices have random codes."""
-    folder = random_folder(config(hidden_size=128, intermediate_size=256, num_hidden_layers=1))
-    rng = np.random.default_rng(1)
-    for name, packed in list(folder._tensors.items()):
-        if len(packed.shape) == 2:
-            quantised = random_packed(kind, *packed.shape, rng)
-            part = "row_scales" if "row_scales" in quantised.parts else "scales"
-            quantised.parts[part] *= quantised.parts[part].dtype.type(1e-4 if part == "row_scales" else 0.02)
-            folder._tensors[name] = quantised
-    return folder
+    return random_quantised_folder(config(hidden_size=128, intermediate_size=256, num_hidden_layers=1), kind)
 
 
 @pytest.mark.parametrize("kind", [KINDS[0], KINDS[1], KINDS[4], KINDS[6]], ids=str)

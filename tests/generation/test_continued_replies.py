@@ -10,18 +10,17 @@ import pytest
 
 from qwchat.events import EngineEvent, Finished, TokenStep
 from qwchat.request import SamplingParams
-from tests.cpu.random_models import config, random_folder
 from tests.generation.conversations import Conversation, generate, open_conversation
-from tests.generation.test_speculative_replies import SETTINGS, VOCAB, Eager, prompt
+from tests.generation.test_speculative_replies import SETTINGS, VOCAB, Eager, folder, prompt
 
 LENGTH = 70
 
 
-@pytest.fixture(scope="module", params=["f32", "q8"])
+@pytest.fixture(scope="module", params=[("f32", 8), ("q8", 8), ("f32", 16)], ids=str)
 def conversation(request: pytest.FixtureRequest) -> Iterator[Conversation]:
-    with open_conversation(
-        random_folder(config(vocab_size=VOCAB), 1), threads=2, context=192, kv=request.param
-    ) as built:
+    kv, activations = request.param
+    options = {"threads": 2, "context": 192, "kv": kv, "activations": activations}
+    with open_conversation(folder(1, activations), **options) as built:
         built.engine.draft_policy = Eager()
         yield built
 
@@ -92,11 +91,10 @@ def test_cancelled_many_times_at_any_token(conversation: Conversation, speculate
 
 
 def test_a_reply_that_filled_the_context_is_continued_in_a_longer_one() -> None:
-    folder = random_folder(config(vocab_size=VOCAB), 1)
-    ids = prompt(2)
+    ids, model = prompt(2), folder(1, 8)
     with (
-        open_conversation(folder, threads=1, context=64) as short,
-        open_conversation(folder, threads=1, context=96) as long,
+        open_conversation(model, threads=1, context=64) as short,
+        open_conversation(model, threads=1, context=96) as long,
     ):
         whole, _ = run(long, ids, SETTINGS[2], max_tokens=50)
         before, end = run(short, ids, SETTINGS[2])

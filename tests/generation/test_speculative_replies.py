@@ -15,7 +15,8 @@ from qwchat.generation.generation_loop import Drafter
 from qwchat.generation.sampling import Sampler
 from qwchat.generation.speculation import DraftPolicy
 from qwchat.request import SamplingParams
-from tests.cpu.random_models import config, random_folder
+from tests.cpu.kernels.random_tensors import Folder
+from tests.cpu.random_models import config, quantised, random_folder
 from tests.generation.conversations import Conversation, generate, open_conversation
 from tests.tiers import count
 
@@ -37,10 +38,17 @@ class Eager(DraftPolicy):
         return 7
 
 
-@pytest.fixture(scope="module", params=[(0, "f32"), (1, "f32"), (2, "q8")], ids=str)
+def folder(seed: int, activations: int) -> Folder:
+    """Return a random model, whose weights are quantised if its activations are not the default."""
+    floats = random_folder(config(vocab_size=VOCAB), seed)
+    return floats if activations == 8 else quantised(floats, "q8")
+
+
+@pytest.fixture(scope="module", params=[(0, "f32", 8), (1, "f32", 8), (2, "q8", 8), (1, "f32", 16)], ids=str)
 def conversation(request: pytest.FixtureRequest) -> Iterator[Conversation]:
-    seed, kv = request.param
-    with open_conversation(random_folder(config(vocab_size=VOCAB), seed), threads=2, context=192, kv=kv) as built:
+    seed, kv, activations = request.param
+    options = {"threads": 2, "context": 192, "kv": kv, "activations": activations}
+    with open_conversation(folder(seed, activations), **options) as built:
         built.engine.draft_policy = Eager()
         yield built
 

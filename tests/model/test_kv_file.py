@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -168,11 +169,20 @@ def test_other_files_are_told_apart(small: CachedContext, file: Path) -> None:
     assert refused(small, patched(file, 8, b"\x01")) == "FILE was written by another version of qwchat"
     assert refused(small, patched(file, 12, b"q8\0")) == "FILE has another kv than f32"
     assert refused(small, file, "f" * 16) == "FILE belongs to another model"
-    assert refused(small, patched(file, 36, b"\0" * 32)) == "FILE was written by another version of qwchat"
-    assert refused(small, patched(file, 68, b"\x02")) == "FILE was written by another version of qwchat"
+    other = "FILE was written with other activations, on another device or by another version of qwchat"
+    assert refused(small, patched(file, 36, b"\0" * 32)) == other
+    assert refused(small, patched(file, 68, b"\x02")) == other
     token = kv_file._HEAD.size + 4 * CONFIG.num_layers
     assert refused(small, patched(file, token, struct.pack("<I", 301))) == "FILE is damaged"
     assert small.restore(patched(file, 0, b"qwchatKV"), MODEL) == 50
+
+
+def test_a_cache_of_other_activations_is_refused(small: CachedContext, tmp_path: Path) -> None:
+    decoder = build_decoder(random_folder(CONFIG), threads=1, context=600, kv="f32", activations=16)
+    with closing(decoder):
+        CachedContext(decoder).save(tmp_path / "kv", MODEL)
+        assert CachedContext(decoder).restore(tmp_path / "kv", MODEL) == 0
+    assert "other activations" in refused(small, tmp_path / "kv")
 
 
 def test_it_must_fit(small: CachedContext, file: Path) -> None:

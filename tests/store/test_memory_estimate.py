@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from quant.families import parameter_count
 from quant.model_config import YarnScaling
 from quant.presets import PRESETS
 from qwchat.cpu.build import build_decoder
+from qwchat.cpu.kernels.records import SPLIT_ATTENTION_TOKENS
+from qwchat.cpu.workspace import CHUNK
 from qwchat.store.catalogue import entries, find_entry, resolve_repository
 from qwchat.store.memory_estimate import contexts, estimate, planned_tensors, weights_bytes
 from tests.quant.checkpoints import make_checkpoint
@@ -31,6 +34,22 @@ def test_weights_and_cache_are_those_of_the_loaded_model(tmp_path: Path) -> None
         tensors = planned_tensors(decoder.config, "q4")
         assert estimate(decoder.config, tensors, 2048, kv).cache == sum(part.nbytes for part in cache._memory)
         decoder.close()
+
+
+@pytest.mark.parametrize("activations", [8, 16])
+def test_the_work_space_is_that_of_the_decoder(tmp_path: Path, activations: int) -> None:
+    source = make_checkpoint(tmp_path / "source", config_overrides={"hidden_size": 128})
+    convert(source, tmp_path / "q8", preset="q8")
+    with closing(build_decoder(open_model(tmp_path / "q8"), context=256, threads=3, activations=activations)) as built:
+        config, used = built.config, built._workspace.nbytes
+    found = estimate(config, planned_tensors(config, "q8"), 256, threads=3, activations=activations).workspace
+    assert found == used + SPLIT_ATTENTION_TOKENS * config.vocab_size * 4
+    # A second term of 44 bytes per 32 columns and token, for the inputs of all matrices, and sums of both terms.
+    columns = 2 * config.hidden_size + config.intermediate_size
+    assert config.num_heads * config.head_dim == config.hidden_size
+    packed, sums = CHUNK * columns // 32 * 44, 3 * 2 * CHUNK * 128
+    plain = estimate(config, planned_tensors(config, "q8"), 256, threads=3).workspace
+    assert found - plain == (packed + sums if activations == 16 else 0)
 
 
 def test_the_catalogue_has_published_sizes() -> None:

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from qwchat.limits import ACTIVATION_BITS
+
 _MATRIX_FIELDS = (
     *("kind", "rows", "tiles", "columns", "blocks_per_scale", "codes", "codes_step"),
     *("scales", "scales_step", "zeros", "zeros_step", "zero_step", "row_scales", "bias"),
@@ -42,7 +44,7 @@ PACKED_BLOCK_BYTES = TOKEN_LANES * (BLOCK + 12)  # bytes of one such block: code
 #   negative sums     (TOKEN_LANES) f32: minus the sum of the row's codes, times its scale. Formats with minimums
 #                     multiply them by these.
 ACTIVATIONS = np.dtype([(name, np.int64) for name in ["x", "packed", "columns", "terms"]])
-TERMS = {8: 1, 16: 2}  # bits of the activations -> packed rows of each token
+TERMS = {bits: bits // 8 for bits in ACTIVATION_BITS}  # bits of activations -> packed rows of each token
 
 # KV cache of one layer, with the geometry of its heads; attention_tiles.py has the layout of each kind.
 #   capacity  positions, a multiple of SPLIT_POSITIONS
