@@ -49,5 +49,6 @@ def make_zero_model(values: Mapping[str, Any], preset: str, tokenizer: Path, des
                 name, {part: np.zeros((1, *shape[1:]), dtype) for part, (dtype, shape) in tensor.layout.items()}, 0
             )
             writer.finish(name, 0.0)
+        writer.complete()
         writer.publish(force=False)
     return destination
