@@ -91,6 +91,7 @@ def _settings(options: EvalOptions, model: Model) -> dict[str, object]:
         "chat": options.chat,
         "template": template,
         "kv": model.kv,
+        "activations": model.activations,
         "device": model.device.partition(":")[0],
     }
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from qwchat.cli import completion
+from qwchat.cli.engine_options import Activations
 from qwchat.cli.options import Debug, Flags, Json, Kv, Quiet, Threads
 from qwchat.errors import UsageError
 from qwchat.settings.specs import find_spec
@@ -43,6 +44,7 @@ class EvalOptions:
     ] = None
     ctx: Annotated[int | None, typer.Option("--ctx", metavar="N", help=find_spec("ctx").help)] = None
     kv: Kv = None
+    activations: Activations = None
     threads: Threads = None
     json: Json = False
     quiet: Quiet = False
@@ -59,5 +61,5 @@ class EvalOptions:
 
     def engine_flags(self) -> Flags:
         """Return the settings of the engine. The KV cache is exact unless `--kv` says otherwise."""
-        given = {"ctx": self.ctx, "threads": self.threads}
+        given = {"ctx": self.ctx, "threads": self.threads, "activations": self.activations}
         return Flags(kv=self.kv or "f32", **{name: str(value) for name, value in given.items() if value is not None})
