@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from quant.budget import Budget, budget_spec
 from quant.calibration import Calibration, open_statistics
 from quant.container import open_model
 from quant.conversion_events import (
@@ -71,6 +72,7 @@ def convert(
     preset: str | None = None,
     bits: int | None = None,
     group_size: int | None = None,
+    budget: Budget | None = None,
     resume: bool = False,
     dry_run: bool = False,
     force: bool = False,
@@ -89,6 +91,7 @@ def convert(
         preset: name of a preset; see `quant.policy`. None: `imported` if the source is quantised, otherwise `q4`.
         bits: bits per weight, as an alternative to `preset`.
         group_size: weights per group, as an alternative to `preset`.
+        budget: bits per weight of the whole model, as an alternative to the three above.
         resume: continue what an earlier attempt left.
         dry_run: stop after `ConversionPlanned` without writing anything.
         force: replace an existing model once the new one is complete.
@@ -110,7 +113,7 @@ def convert(
     if threads is not None and threads < 1:
         raise ArgumentError(f"{threads} threads are not enough; give 1 or more")
     with open_source(source) as opened, ExitStack() as stack:
-        spec = conversion_spec(preset, bits, group_size, quantised=opened.quantised)
+        spec = _requested_spec(opened, preset, bits, group_size, budget)
         if isinstance(calibration, str | Path):
             statistics = open_statistics(calibration, opened.config, opened.fingerprint)
             provider: Calibration | None = stack.enter_context(statistics)
@@ -127,6 +130,16 @@ def convert(
             check=check,
             calibration=provider,
         )
+
+
+def _requested_spec(
+    source: Source, preset: str | None, bits: int | None, group_size: int | None, budget: Budget | None
+) -> ConversionSpec:
+    if budget is None:
+        return conversion_spec(preset, bits, group_size, quantised=source.quantised)
+    if any(each is not None for each in (preset, bits, group_size)):
+        raise ArgumentError("a budget chooses the format of each matrix; leave out preset, bits and group size")
+    return budget_spec(source, budget)
 
 
 def convert_source(

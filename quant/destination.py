@@ -7,10 +7,9 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from quant.container import is_model_folder
 from quant.errors import ArgumentError, DestinationBusyError, DiskFullError
@@ -241,7 +240,7 @@ def write_at(descriptor: int, data: memoryview, offset: int) -> None:
         data, offset = data[written:], offset + written
 
 
-def append_record(descriptor: int, record: Mapping[str, Any]) -> None:
+def append_record(descriptor: int, record: object) -> None:
     """Append one line of JSON. If the write fails, remove the incomplete line, so that the file stays readable."""
     line = json.dumps(record).encode() + b"\n"
     before = os.lseek(descriptor, 0, os.SEEK_CUR)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quant.errors import CheckpointError
-from quant.formats import PackedTensor, dequantise_rows, layout
+from quant.formats import PackedTensor, dequantise, dequantise_rows, find_format, layout
 from quant.formats.format import TILE_ROWS
 from quant.model_config import ModelConfig
 from quant.quantisers import quantise
@@ -58,12 +57,37 @@ class SourceTensors:
         info = self._source.tensors[name]
         if len(info.shape) == 1:
             return quantise("vector", self.rows(name, 0, info.shape[0]), 0)[0]
-        kind = "bf16" if info.dtype == "bf16" else "f32"
-        parts = {part: np.empty(shape, dtype) for part, (dtype, shape) in layout(kind, info.shape).items()}
+        return self._pack(name, "bf16" if info.dtype == "bf16" else "f32", self.rows)
+
+    def rounded(self, name: str, kind: str) -> PackedTensor:
+        """Return the matrix `name` as f32, with the values that the format `kind` gives it.
+
+        Raises:
+            CheckpointError: it cannot be read.
+            FormatError: the shape does not fit the format.
+        """
+        group_size, *_ = find_format(kind).group_sizes
+
+        def rows(name: str, start: int, stop: int) -> NDArray[np.float32]:
+            return dequantise(quantise(kind, self.rows(name, start, stop), group_size)[0])
+
+        return self._pack(name, "f32", rows)
+
+    def _pack(self, name: str, kind: str, rows: Callable[[str, int, int], NDArray[np.float32]]) -> PackedTensor:
+        """Return the matrix `name` in a dense format, from rows that several threads read."""
+        shape = self._source.tensors[name].shape
+        parts = {part: np.empty(size, dtype) for part, (dtype, size) in layout(kind, shape).items()}
+        tiles = parts["values"]
+
+        def fill(piece: tuple[int, int]) -> None:
+            start, stop = piece
+            packed, _ = quantise(kind, rows(name, start, stop), 0)
+            tiles[start // TILE_ROWS : -(-stop // TILE_ROWS)] = packed.parts["values"]
+
         with ThreadPoolExecutor(self._threads, thread_name_prefix="read") as pool:
-            for _ in pool.map(partial(self._fill, name, kind, parts["values"]), _pieces(info.shape)):
+            for _ in pool.map(fill, _pieces(shape)):
                 pass
-        return PackedTensor(kind, info.shape, 0, parts)
+        return PackedTensor(kind, shape, 0, parts)
 
     def rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
         """Return the values of rows `start` to `stop`, exclusive, of a tensor.
@@ -83,11 +107,6 @@ class SourceTensors:
             return dequantise_rows(replaced, token_ids)
         unique, places = np.unique(token_ids, return_inverse=True)
         return np.concatenate([self.rows(EMBEDDING, int(row), int(row) + 1) for row in unique])[places]
-
-    def _fill(self, name: str, kind: str, tiles: NDArray[np.generic], piece: tuple[int, int]) -> None:
-        start, stop = piece
-        packed, _ = quantise(kind, self.rows(name, start, stop), 0)
-        tiles[start // TILE_ROWS : -(-stop // TILE_ROWS)] = packed.parts["values"]
 
 
 def _pieces(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:

@@ -126,6 +126,12 @@ COMMANDS = (
         "Measure how well a model answers multiple-choice questions",
     ),
     Command(
+        "sensitivity",
+        "qwchat.cli.sensitivity_options:SensitivityOptions",
+        "qwchat.cli.sensitivity",
+        "Measure which matrices of a model need more bits",
+    ),
+    Command(
         "serve",
         "qwchat.cli.serve_options:ServeOptions",
         "qwchat.cli.serve",

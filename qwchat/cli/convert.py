@@ -62,6 +62,7 @@ def run(options: ConvertOptions, dependencies: Dependencies) -> int:
         bits=options.bits,
         group_size=options.group_size,
         calibration=options.calibration,
+        budget=options.budget(),
         resume=options.resume,
         dry_run=options.dry_run,
         force=options.force,
@@ -92,6 +93,8 @@ def default_destination(options: ConvertOptions) -> Path:
     from quant.sources import open_source
 
     suffix = options.preset
+    if options.bits_budget is not None:
+        suffix = f"{options.bits_budget:g}bits"
     if suffix is None and options.bits is None and options.group_size is None:
         with open_source(options.source) as source:
             return LocatedModel("", options.source, converted=False).conversion_folder(quantised=source.quantised)

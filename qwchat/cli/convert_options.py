@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from qwchat.cli.options import Debug, Json, PresetOption, Quiet, Threads
 from qwchat.errors import UsageError
+
+if TYPE_CHECKING:
+    from quant.budget import Budget
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +33,13 @@ class ConvertOptions:
     calibration: Annotated[
         Path | None, typer.Option("--calibration", metavar="FILE", help="Statistics of the inputs, for error feedback")
     ] = None
+    bits_budget: Annotated[
+        float | None, typer.Option("--bits-budget", metavar="BITS", help="Most bits per weight of the whole model")
+    ] = None
+    sensitivity: Annotated[
+        Path | None,
+        typer.Option("--sensitivity", metavar="FILE", help="Measured sensitivities (default: estimated)"),
+    ] = None
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show formats and sizes, write nothing")] = False
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted conversion")] = False
     force: Annotated[bool, typer.Option("--force", help="Overwrite DEST")] = False
@@ -43,10 +53,24 @@ class ConvertOptions:
     debug: Debug = False
 
     def check(self) -> None:
-        """Check the options of the comparison. Raises UsageError that names the flag."""
+        """Check the options of the budget and the comparison. Raises UsageError that names the flag."""
+        if self.bits_budget is None and self.sensitivity is not None:
+            raise UsageError("--sensitivity needs --bits-budget")
+        if self.bits_budget is not None and not 0 < self.bits_budget < math.inf:
+            raise UsageError(f"--bits-budget must be a number above 0, not {self.bits_budget:g}")
         if self.max_kl is None:
             return
         if not 0 < self.max_kl < math.inf:
             raise UsageError(f"--max-kl must be a number above 0, not {self.max_kl:g}")
         if self.no_check:
             raise UsageError("--max-kl contradicts --no-check: leave out one of them")
+
+    def budget(self) -> Budget | None:
+        """Return the budget; None without one. Raises ArgumentError if the sensitivities cannot be read."""
+        if self.bits_budget is None:
+            return None
+        from quant.budget import Budget
+        from quant.sensitivities import read_sensitivities
+
+        measured = None if self.sensitivity is None else read_sensitivities(self.sensitivity)
+        return Budget(self.bits_budget, measured)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from qwchat.errors import UsageError
 from qwchat.messages import Message
 from qwchat.text.prompts import build_prompt
 from qwchat.text.template import ChatTemplate
@@ -19,6 +21,8 @@ NAME = "built-in texts 1"
 """Name of the texts in a manifest; a change of the texts changes its number."""
 LEAST_TOKENS, MOST_TOKENS = 128, 1536
 _TOKEN_WEIGHTS = 60e9  # Tokens times weights of a short check: about a second on two cores.
+_WINDOW_TOKENS = 256
+_MOST_CHARACTERS = 64  # Of a text, for each token that it may give: the rest is not encoded.
 _PIECE_TOKENS = 64  # A shorter piece would have hardly any context.
 
 
@@ -64,6 +68,33 @@ def check_texts(folder: Path, vocab_size: int, cache: Path | None, tokens: int) 
     most = -(-tokens // len(texts))
     encoded = [_encode(tokenizer, template, each)[:most] for each in texts]
     return EncodedTexts(NAME, tuple(np.array(ids, np.int64) for ids in encoded if len(ids) > 1), tokenizer.vocab_size)
+
+
+def text_windows(folder: Path, vocab_size: int, name: str, texts: Sequence[str], tokens: int) -> EncodedTexts:
+    """Return the beginnings of some texts as windows of token ids, at most about `tokens` together.
+
+    Args:
+        folder: folder with the tokenizer.
+        vocab_size: rows of the model's embedding.
+        name: name of the texts.
+        texts: the texts, which share the tokens equally.
+        tokens: number of tokens.
+
+    Raises:
+        ModelError: the tokenizer is missing or damaged.
+        UsageError: no text has two tokens.
+    """
+    tokenizer = Tokenizer.from_folder(folder, None, vocab_size)
+    share = -(-tokens // len(texts))
+    windows = [
+        ids[start : min(start + _WINDOW_TOKENS, share)]
+        for ids in (tokenizer.encode(text[: share * _MOST_CHARACTERS]) for text in texts)
+        for start in range(0, min(len(ids), share), _WINDOW_TOKENS)
+    ]
+    found = tuple(np.array(ids, np.int64) for ids in windows if len(ids) > 1)
+    if not found:
+        raise UsageError("the text has no token to predict: give at least two tokens")
+    return EncodedTexts(name, found, tokenizer.vocab_size)
 
 
 def _load() -> list[str | list[Message]]:
