@@ -93,6 +93,7 @@ OTHERS = {
         "model", "settings", "tasks", "questions", "correct", "acc", "acc_norm", "acc_bytes", "macro", "subjects",
         "output", "against",
     ),
+    "sensitivity": ("path", "format", "source", "text", "tensors"),
     "bench": ("model", "threads", "simd", "rounds", "depth", "speculate", "prefill", "decode"),
     "doctor": ("ok", "checks"),
     "sessions list": ("folder", "sessions"),

@@ -172,10 +172,11 @@ class _Measurement:
         from quant.quantisers import machine_code
 
         compile_kernels(self.dependencies, self.streams)
-        if machine_code.compiling_cost(FORMATS):
-            with SetupProgress(self.streams, "quantisers", machine_code.compiling_cost(FORMATS)) as setup:
-                for name in FORMATS:
-                    for event in machine_code.compile_for(name):
+        loops = {name: machine_code.loops_of(name) for name in FORMATS}
+        if cost := machine_code.compiling_cost(loops.values()):
+            with SetupProgress(self.streams, "quantisers", cost) as setup:
+                for name, each in loops.items():
+                    for event in machine_code.compile_loops(name, each):
                         setup.show(event)
 
 

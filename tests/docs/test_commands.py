@@ -120,6 +120,7 @@ def test_json_of_other_commands_has_the_keys_that_are_listed(command: str, home:
         "eval": "mini quiz_test.csv",
         "perplexity": f"mini {embedded_checkpoint() / 'config.json'}",
         "calibrate": f"mini {embedded_checkpoint() / 'config.json'} -o mini.statistics",
+        "sensitivity": "mini -o mini.json --tokens 32 --by layer",
         "export": "mini exported --to gguf --dry-run",
     }
     done = shell(f"qwchat {command} {more.get(command, '')} --json", home)

@@ -29,6 +29,7 @@ NEWER_COMMANDS = {
     "qwchat perplexity",
     "qwchat pull",
     "qwchat rm",
+    "qwchat sensitivity",
     "qwchat serve",
 }
 """Commands that mini was trained before: it names the help for them."""

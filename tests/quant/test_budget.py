@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def measured(**changed: dict[str, float]) -> dict[str, dict[str, float]]:
 
 
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("bits", [4.9, 5.5, 6.0, 6.8, 7.7])
+@pytest.mark.parametrize("bits", [5.6, 6.0, 6.4, 7.0, 7.7])
 def test_the_whole_model_is_within_the_budget_and_one_matrix_of_it(tmp_path: Path, tied: bool, bits: float) -> None:
     source = make_checkpoint(tmp_path / "source", config_overrides={"tie_word_embeddings": tied})
     plan = planned(source, bits)
@@ -100,7 +101,9 @@ def test_measured_losses_decide(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("bits", "size"), [(1.0, "small"), (30.0, "large"), (4.0, "small"), (1e9, "large")])
 def test_an_impossible_budget_names_the_possible_ones(tmp_path: Path, bits: float, size: str) -> None:
     source = make_checkpoint(tmp_path / "source")
-    with pytest.raises(ArgumentError, match=f"^a budget of {bits:g} bits per weight is too {size}") as caught:
+    with pytest.raises(
+        ArgumentError, match="^" + re.escape(f"a budget of {bits:g} bits per weight is too {size}")
+    ) as caught:
         planned(source, bits)
     least, most = (float(word) for word in str(caught.value).partition("; give ")[2].split(" to "))
     assert planned(source, least).bits_per_weight <= least
