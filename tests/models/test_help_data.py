@@ -29,11 +29,10 @@ NEWER_COMMANDS = {
     "qwchat perplexity",
     "qwchat pull",
     "qwchat rm",
-    "qwchat sensitivity",
     "qwchat serve",
 }
 """Commands that mini was trained before: it names the help for them."""
-UNSEEN_COMMANDS = {"qwchat calibrate"}
+UNSEEN_COMMANDS = {"qwchat calibrate", "qwchat sensitivity"}
 """Commands whose names are not in its training either: it treats them like any invented name."""
 SLASH = re.compile(r"`(/[a-z-]+)")
 
