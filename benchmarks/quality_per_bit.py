@@ -103,7 +103,7 @@ def main() -> int:
     parser.add_argument("--text", type=parse_text, action="append", required=True, metavar="NAME=FILE")
     parser.add_argument("--unlike", nargs="*", default=[], metavar="NAME", help="texts unlike the calibration text")
     parser.add_argument("--calibration", type=Path, nargs="+", required=True, metavar="FILE")
-    parser.add_argument("--tokens", type=int, default=4096, metavar="N", help="tokens of each text")
+    parser.add_argument("--tokens", type=int, default=2048, metavar="N", help="tokens of each text")
     parser.add_argument("--calibration-tokens", type=int, default=16384, metavar="N")
     parser.add_argument("--rival-python", type=Path, default=Path(sys.executable))
     parser.add_argument("--only", default="", metavar="REGEX", help="contenders whose names match")
