@@ -71,7 +71,9 @@ class Format(ABC):
         stores_zeros: whether the quantiser stores zero points.
         kernel: how the engine multiplies with such a matrix: by integer dot products, or by reading the values as
             bfloat16 or float32. None if it has no kernel for the format.
-        gpu: whether the engine has kernels for a GPU as well.
+        gpu: whether the engine can use it on a GPU as well.
+        widened: format with the same values that a GPU stores instead, since it has no kernels for this one; see
+            `quant.formats.widening`.
         container_version: first version of model folders that may contain the format; see `quant.container`.
     """
 
@@ -82,6 +84,7 @@ class Format(ABC):
     stores_zeros: bool = False
     kernel: Literal["integer", "bf16", "f32"] | None = None
     gpu: bool = True
+    widened: Format | None = None
     container_version: int = 1
 
     @abstractmethod
@@ -188,7 +191,7 @@ def pack_quads(quads: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
 def unpack_codes(packed: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     """Unpack codes to (16 tiles, K): the inverse of `pack_codes`."""
     if bits == 6:
-        return _unpack_sixes(packed)
+        return from_quads(unpack_sixes(packed))
     return unpack_nibbles(packed) if bits == 4 else from_quads(packed)
 
 
@@ -200,13 +203,14 @@ def _quads_to_sixes(quads: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return (fours[:, :, :3] | (upper << np.uint8(6))).reshape(tiles, 3 * count // 4, rows, four)
 
 
-def _unpack_sixes(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def unpack_sixes(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Unpack (tiles, 3K/16, 16, 4) to quads (tiles, K/4, 16, 4)."""
     tiles, count, rows, four = packed.shape
     threes = packed.reshape(tiles, count // 3, 3, rows, four)
     upper = threes >> np.uint8(6)
     last = upper[:, :, 0] | (upper[:, :, 1] << np.uint8(2)) | (upper[:, :, 2] << np.uint8(4))
     quads = np.concatenate([threes & np.uint8(63), last[:, :, None]], axis=2)
-    return from_quads(quads.reshape(tiles, 4 * count // 3, rows, four))
+    return quads.reshape(tiles, 4 * count // 3, rows, four)
 
 
 def require(condition: bool, message: str) -> None:

@@ -8,7 +8,8 @@ Layout: `quant.formats.integer`, with
 
     value = row_scale * scale * q
 
-The scale is signed because the codes reach further below 0 than above: a negative scale mirrors them.
+The scale is signed because the codes reach further below 0 than above: a negative scale mirrors them. A GPU stores the
+same values as q8 (`quant.formats.widening`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from quant.formats.format import PackedTensor, require
 from quant.formats.integer import GroupedFormat
+from quant.formats.q8 import Q8
 
 GROUP_SIZE = 32
 ZERO = 32
@@ -32,7 +34,7 @@ Q6 = GroupedFormat(
     scale="int8",
     zero=ZERO,
     row_scales=True,
-    gpu=False,
+    widened=Q8,
     container_version=2,
 )
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from quant.formats import find_format
-from quant.formats.format import tile_count
+from numpy.typing import NDArray
+
+from quant.formats import PackedTensor, find_format
+from quant.formats.format import TILE_ROWS, tile_count
+from quant.formats.widening import widen_tiles
 from qwchat.cuda.memory import DeviceMemory
 from qwchat.cuda.upload import Uploader
 from qwchat.model.gpu_memory import DeviceTensor
 from qwchat.model.tensor_source import TensorSource
 
 _SCALE_COLUMNS = 32  # the smallest group of columns that shares a scale
+_WIDENED_WEIGHTS = 4 << 20  # that are widened together, about 12 MiB with what it takes in between
 
 
 @dataclass(frozen=True)
@@ -80,15 +84,26 @@ class CudaWeights:
     def upload(self, uploader: Uploader) -> None:
         """Copy all weights from the model to the device."""
         for tensor in self._tensors:
-            for part, array in tensor.parts.items():
-                address = self._addresses[array.name]
-                for source in tensor.sources:
-                    stored = self._folder.tensor(source).parts[part]
-                    uploader.upload(address, stored)
-                    address += self._stored_bytes(stored, array.shape[0], len(tensor.sources))
+            addresses = {part: self._addresses[array.name] for part, array in tensor.parts.items()}
+            for source in tensor.sources:
+                for parts in self._pieces(self._folder.tensor(source)):
+                    for part, stored in parts.items():
+                        uploader.upload(addresses[part], stored)
+                        addresses[part] += self._stored_bytes(stored, len(tensor.sources))
 
     @staticmethod
-    def _stored_bytes(stored: Any, rows: int, sources: int) -> int:
+    def _pieces(packed: PackedTensor) -> Iterator[Mapping[str, NDArray[Any]]]:
+        """Yield the parts as the device stores them: as they are, or some tiles after the other in a wider format."""
+        fmt = find_format(packed.format)
+        if fmt.widened is None:
+            yield packed.parts
+            return
+        tiles = max(1, _WIDENED_WEIGHTS // (TILE_ROWS * packed.shape[1]))
+        for first in range(0, packed.num_tiles, tiles):
+            yield widen_tiles(fmt, packed, first, min(first + tiles, packed.num_tiles))
+
+    @staticmethod
+    def _stored_bytes(stored: NDArray[Any], sources: int) -> int:
         """Return the bytes that a part of one source takes among stacked ones: vectors are padded to whole tiles."""
         if stored.ndim > 1 or sources == 1:
             return int(stored.nbytes)
@@ -108,7 +123,7 @@ class CudaWeights:
         groups = max(1, first.group_size // _SCALE_COLUMNS)
         return DeviceMatrix(
             name=tensor.sources[0],
-            format=first.format,
+            format=(find_format(first.format).widened or find_format(first.format)).name,
             rows=sum(each.shape[0] for each in packed),
             columns=first.shape[1],
             tiles=sum(tile_count(each.shape[0]) for each in packed),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 from typing import Any
@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from quant.families import expected_tensors, family_of
-from quant.formats import Layout, PackedTensor
+from quant.formats import Layout, PackedTensor, find_format
 from quant.formats.format import TILE_ROWS, tile_count
+from quant.formats.widening import device_layout
 from quant.model_config import ModelConfig
 from qwchat.limits import EXACT_CACHE_BYTES
 
@@ -58,6 +59,12 @@ class TensorLayout:
     def kind(self) -> tuple[str, int, tuple[str, ...]]:
         """Properties that matrices must share to be multiplied by one kernel launch."""
         return self.format, self.group_size, tuple(self.layout)
+
+    @property
+    def on_device(self) -> TensorLayout:
+        """How a GPU stores the tensor."""
+        fmt, parts = device_layout(find_format(self.format), self.layout)
+        return replace(self, format=fmt.name, layout=parts)
 
 
 Tensors = Mapping[str, TensorLayout]
@@ -265,6 +272,7 @@ class PartSizes:
 
 def _device_tensors(config: ModelConfig, tensors: Tensors, part: DevicePart) -> Iterator[DeviceTensor]:
     """Yield the weights of a part in the order of the model's modules."""
+    tensors = {name: tensor.on_device for name, tensor in tensors.items()}
     expected = expected_tensors(config)
     if part.embedding or (part.head and config.tie_word_embeddings):
         yield _stacked(_EMBEDDING, (_EMBEDDING,), tensors)

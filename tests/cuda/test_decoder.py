@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quant.formats import dequantise
+from quant.families import expected_tensors
+from quant.formats import PackedTensor, dequantise, find_format
+from quant.formats.widening import widen_tiles
 from qwchat.cpu.decoder import CpuDecoder
-from qwchat.cuda import manifest
+from qwchat.cuda import manifest, weights
 from qwchat.cuda.decoder import CudaDecoder
 from qwchat.errors import GpuLostError, GpuMemoryError, ModelError, QwchatError
 from qwchat.model import kv_file
@@ -186,6 +188,37 @@ def test_allocations_are_those_of_the_estimate_to_the_byte(driver: FakeDriver) -
                 }
                 assert sum(driver.device.live.values()) == expected.allocated
                 assert cache.capacity == 256
+
+
+def widened(folder: Folder) -> Folder:
+    """Return the same model with every q6 matrix in q8."""
+    tensors = {name: folder.tensor(name) for name in expected_tensors(folder.config)}
+    for name, packed in tensors.items():
+        if packed.format == "q6":
+            parts = widen_tiles(find_format("q6"), packed, 0, packed.num_tiles)
+            tensors[name] = PackedTensor("q8", packed.shape, 32, parts)
+    return Folder(folder.config, **tensors)
+
+
+def test_q6_runs_as_q8_with_the_same_memory(driver: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    six, four = ("q6", 32, False), ("q4", 32, False)
+    folder = quantised_folder(small_config(), kind=four, head=six, v_proj=six, o_proj=six, down_proj=six)
+    monkeypatch.setattr(weights, "_WIDENED_WEIGHTS", 3 * 16 * folder.config.hidden_size)  # some tiles at a time
+    expected = gpu_memory(
+        folder.config, stored_tensors(folder.config, folder.tensor), 256, "f16", DevicePart.whole(folder.config)
+    )
+    logits, device_bytes = [], []
+    for model in (folder, widened(folder)):
+        with opened(driver, model) as decoder:
+            cache = decoder.make_cache()
+            logits.append([decoder.run(ids(12), 0, 11, cache).copy(), decoder.run(ids(13)[12:], 12, 0, cache).copy()])
+            device_bytes.append(decoder.bytes_by_purpose["weights"])
+    assert device_bytes == [expected.weights] * 2
+    for one, other in zip(*logits, strict=True):
+        assert np.array_equal(one, other)
+    with opened(driver, folder) as decoder, cpu_decoder(folder, "f16") as cpu:
+        found = decoder.run(ids(5), 0, 4, decoder.make_cache())
+        assert_close(cpu.run(ids(5), 0, 4, cpu.make_cache()), found)
 
 
 def test_a_decode_step_is_one_replay_and_one_wait(driver: FakeDriver) -> None:

@@ -64,6 +64,19 @@ def test_neighbours_that_are_stored_alike_are_stacked() -> None:
     assert named["model.layers.0.qkv.bias"].parts["values"].shape == (3584 + 512 + 512,)
 
 
+def test_q6_takes_the_bytes_of_q8_on_the_card() -> None:
+    config = config_of("qwen2.5:7b")
+    part = DevicePart.whole(config)
+    six, eight = (gpu_memory(config, planned_tensors(config, preset), 64, "f16", part) for preset in ("q6", "q8"))
+    assert six == eight
+    # A matrix in q6 is stacked with a neighbour in q8.
+    tensors = {
+        **planned_tensors(config, "q8"),
+        **{name: tensor for name, tensor in planned_tensors(config, "q6").items() if name.endswith("v_proj.weight")},
+    }
+    assert gpu_memory(config, tensors, 64, "f16", part) == eight
+
+
 def test_cache_of_both_kinds() -> None:
     config = config_of("qwen2.5:7b")
     tensors = planned_tensors(config, "q4")
