@@ -33,6 +33,12 @@ DAMPINGS = (0.01, 0.1, 1.0, 10.0)
 """Shares of the typical diagonal that are added to it, until the matrix is safely positive definite."""
 OUTLIER_RATIO = 10
 """Diagonal elements above this multiple of the median count as the multiple in the typical diagonal."""
+INFLUENCE_LIMIT = 10_000
+"""Inputs whose mean square exceeds this multiple of the median are scaled down to it.
+
+Single inputs of Qwen2's `down_proj` are huge, for few tokens. The mean squared error of the outputs would be that of
+those tokens alone, and feedback would spoil all others for them.
+"""
 SAFE_PIVOT = 0.1
 """A pivot below this share of the damping is a rounding error."""
 COLUMNS = 128
@@ -50,6 +56,7 @@ class Factor:
         weights: (K,) f32, weight of the squared distance of each column from its target.
         damping: share of the typical diagonal that was added.
         typical: typical diagonal, which the moments were divided by.
+        influence: (K,) f32, factor of each input.
         cross: per block, (b, b) f32: mean products of the inputs before and behind a quantised prefix, or None.
     """
 
@@ -57,6 +64,7 @@ class Factor:
     weights: F32
     damping: float
     typical: float
+    influence: F32
     cross: Sequence[F32] | None = None
 
 
@@ -83,33 +91,49 @@ def factorise(blocks: Sequence[F32], cross: Sequence[F32] | None = None, threads
     typical = typical_diagonal(blocks)
     if not typical > 0:
         return None
+    influence, ends = influence_of(blocks), np.cumsum([len(block) for block in blocks])
+    influences = np.split(influence, ends[:-1])
     with ThreadPoolExecutor(threads, thread_name_prefix="factor") as pool:
         for damping in DAMPINGS:
-            parts = [_factor_block(block, typical, damping, pool) for block in blocks]
+            parts = [
+                _factor_block(damped(block, part, typical, damping), damping, pool)
+                for block, part in zip(blocks, influences, strict=True)
+            ]
             kept = [part for part in parts if part is not None]
             if len(kept) == len(parts):
                 weights = np.concatenate([weights for _, weights in kept])
-                return Factor([shares for shares, _ in kept], weights, damping, typical, cross)
+                return Factor([shares for shares, _ in kept], weights, damping, typical, influence, cross)
     return None
 
 
-def damped(block: F32, typical: float, damping: float) -> F32:
-    """Return the upper triangle of block / typical + damping, (b, b). Below the diagonal, the values are undefined."""
+def influence_of(blocks: Sequence[F32]) -> F32:
+    """Return the factor (K,) of each input that keeps its mean square within `INFLUENCE_LIMIT` medians."""
+    diagonal = np.concatenate([block.diagonal() for block in blocks]).astype(np.float64)
+    limit = INFLUENCE_LIMIT * np.median(diagonal[diagonal > 0])
+    factors: F32 = np.sqrt(np.minimum(1, limit / np.maximum(diagonal, limit))).astype(np.float32)
+    return factors
+
+
+def damped(block: F32, influence: F32, typical: float, damping: float) -> F32:
+    """Return the upper triangle of block / typical + damping, (b, b), with each input times its influence (b,).
+
+    Below the diagonal, the values are undefined.
+    """
     size = len(block)
     matrix = np.empty((size, size), np.float32)
     scale = np.float32(1 / typical)
     for start in range(0, size, COLUMNS):
         rows = slice(start, start + COLUMNS)
-        np.multiply(block[rows, start:], scale, out=matrix[rows, start:])
+        np.multiply(block[rows, start:], influence[rows, None] * scale, out=matrix[rows, start:])
+        matrix[rows, start:] *= influence[start:]
     diagonal = np.arange(size)
     matrix[diagonal, diagonal] += np.float32(damping)
     return matrix
 
 
-def _factor_block(block: F32, typical: float, damping: float, pool: Executor) -> tuple[F32, F32] | None:
-    """Return shares (b, b) and weights (b,), or None if the damped block is not positive definite."""
+def _factor_block(matrix: F32, damping: float, pool: Executor) -> tuple[F32, F32] | None:
+    """Factor a damped block in place. Return shares (b, b) and weights (b,), or None if it is not positive definite."""
     _, factor_diagonal, _, _ = compiled_functions(LOOPS)
-    matrix = damped(block, typical, damping)
     size = len(matrix)
     exact, status = np.empty((COLUMNS, COLUMNS), np.float64), np.empty(1, np.float64)
     for start in reversed(range(0, size, COLUMNS)):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from quant.formats import FORMATS, GroupedFormat, PackedTensor, dequantise
 from quant.quantisers import reference
-from quant.quantisers.feedback_factor import COLUMNS, SAFE_PIVOT, Factor, damped, typical_diagonal
+from quant.quantisers.feedback_factor import COLUMNS, SAFE_PIVOT, Factor, damped, influence_of, typical_diagonal
 from quant.quantisers.feedback_grids import TABLE_ZERO, Candidates, FeedbackGrid
 
 F32 = NDArray[np.float32]
@@ -22,9 +22,14 @@ F64 = NDArray[np.float64]
 def factorise(blocks: Sequence[F32], damping: float, cross: Sequence[F32] | None = None) -> Factor:
     """Factor second moments like `quant.quantisers.feedback_factor.factorise`, with one damping."""
     typical = typical_diagonal(blocks)
-    parts = [_factor_block(damped(block, typical, damping), damping) for block in blocks]
+    influence = influence_of(blocks)
+    parts, offset = [], 0
+    for block in blocks:
+        part = influence[offset : offset + len(block)]
+        parts.append(_factor_block(damped(block, part, typical, damping), damping))
+        offset += len(block)
     weights = np.concatenate([weights for _, weights in parts])
-    return Factor([shares for shares, _ in parts], weights, damping, typical, cross)
+    return Factor([shares for shares, _ in parts], weights, damping, typical, influence, cross)
 
 
 def _factor_block(matrix: F32, damping: float) -> tuple[F32, F32]:
@@ -157,12 +162,12 @@ def correct_targets(values: F32, factor: Factor) -> F32:
     if factor.cross is None:
         return values
     corrected = np.float32(factor.damping) * values
-    scaled = values * np.float32(1 / factor.typical)
+    scaled = values * (factor.influence * np.float32(1 / factor.typical))
     offset = 0
     for cross, shares in zip(factor.cross, factor.shares, strict=True):
         block = corrected[:, offset : offset + len(shares)]
         for k, row in enumerate(cross):
-            block += scaled[:, offset + k : offset + k + 1] * row
+            block += scaled[:, offset + k : offset + k + 1] * (row * factor.influence[offset : offset + len(shares)])
         for k in reversed(range(len(shares))):
             block[:, :k] -= block[:, k : k + 1] * shares[:k, k]
         block /= factor.weights[offset : offset + len(shares)]

@@ -29,13 +29,14 @@ def correct_targets(values: F32, factor: Factor) -> F32:
     if factor.cross is None:
         return values
     corrected = np.float32(factor.damping) * values
-    scaled = values * np.float32(1 / factor.typical)
+    scaled = values * (factor.influence * np.float32(1 / factor.typical))
     offset = 0
     for cross, shares in zip(factor.cross, factor.shares, strict=True):
         place = slice(offset, offset + len(shares))
+        influence = factor.influence[place]
         for start in range(0, len(shares), _DEPTH):
             stop = min(start + _DEPTH, len(shares))
-            add_product(corrected[:, place], scaled[:, offset + start : offset + stop], cross[start:stop])
+            add_product(corrected[:, place], scaled[:, offset + start : offset + stop], cross[start:stop] * influence)
         _solve_transposed(corrected[:, place], shares)
         corrected[:, place] /= factor.weights[place]
         _solve(corrected[:, place], shares)

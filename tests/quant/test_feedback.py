@@ -65,7 +65,7 @@ def test_factor_equals_its_twin_and_restores_the_moments(columns: int) -> None:
 @pytest.mark.parametrize(("name", "group_size"), METHODS)
 def test_compiled_equals_reference(name: str, group_size: int, factor: Factor) -> None:
     if name == "q4":  # its twin tries the most candidates
-        factor = Factor(factor.shares[:1], factor.weights[:256], factor.damping, factor.typical)
+        factor = Factor(factor.shares[:1], factor.weights[:256], factor.damping, factor.typical, factor.influence[:256])
     values = encodable(name, weights(21, len(factor.weights)))
     packed, errors = feedback.quantise(name, values, group_size, factor)
     twin = feedback_reference.quantise(name, values, group_size, factor)
@@ -154,6 +154,21 @@ def test_one_huge_input_leaves_the_feedback_of_the_others() -> None:
     with_outlier = moments.astype(np.float64)
     assert objectives(values, packed, with_outlier).sum() < 0.1 * objectives(values, plain, with_outlier).sum()
     assert objectives(values, packed, ordinary).sum() < objectives(values, plain, ordinary).sum()
+
+
+def test_one_monstrous_input_does_not_decide_everything() -> None:
+    """The errors of all other columns must stay near those without it, though it has nearly all of the energy."""
+    inputs = correlated_inputs(2000, 256, seed=7)
+    ordinary = second_moments(inputs).astype(np.float64)
+    factors = [feedback_factor.factorise([second_moments(inputs)])]
+    inputs[::50, 17] = 1e5
+    factors.append(feedback_factor.factorise([second_moments(inputs)]))
+    values = weights(64, 256, seed=8)[9:]
+    losses = []
+    for factor in factors:
+        assert factor is not None
+        losses.append(objectives(values, feedback.quantise("q8", values, 32, factor)[0], ordinary).sum())
+    assert losses[1] < 10 * losses[0]  # 37,000 times without a limit to the influence of an input
 
 
 def test_damping_rises_until_the_moments_are_positive_definite() -> None:
