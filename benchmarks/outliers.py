@@ -33,7 +33,7 @@ from qwchat.chat.view.table import format_table
 from qwchat.evaluation.comparison import score
 
 BAR = 2.0
-FORMATS = ("q4", "q4-small", "q8", "lin4", "q8/kv8")
+FORMATS = ("q4", "q4-small", "q6", "q8", "lin4", "q8/kv8")
 BASELINES = {"key-biases": "wide-heads"}
 PLAIN = "none"
 KV8 = "/kv8"

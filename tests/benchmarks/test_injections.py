@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from benchmarks.injections import INJECTIONS, Checkpoint, key_biases, read, widen, write
-from benchmarks.outliers import Loss, ratios
+from benchmarks.outliers import BAR, Loss, measure, ratios, windows_of
 from models.recipe.recipe import MODEL
 from qwchat.model.reference import Reference
 from tests.quant.checkpoints import make_checkpoint
@@ -72,3 +72,12 @@ def test_ratios_are_to_the_model_without_outliers() -> None:
     found = [Loss(*row) for row in (("none", "q8", 1.0), ("wide-heads", "q8", 2.0), ("key-biases", "q8", 6.0))]
     found += [Loss("residual", "q8", 3.0)]
     assert list(ratios(found).values()) == [1.0, 2.0, 3.0, 3.0]
+
+
+@pytest.mark.slow
+def test_outliers_that_qwen2_has_cost_no_format_much() -> None:
+    names = ("q4", "q4-small", "q6", "q8", "lin4", "q8/kv8")
+    found = measure(MODEL, ("wide-heads", "key-biases", "residual"), names, windows_of(MODEL, [], 4))
+    outliers = {key: ratio for key, ratio in ratios(found).items() if key[0] in ("key-biases", "residual")}
+    assert len(outliers) == 2 * len(names)
+    assert {key: ratio for key, ratio in outliers.items() if ratio > BAR} == {}
