@@ -24,8 +24,9 @@ from quant.formats import PackedTensor, dequantise_rows, find_format
 from quant.model_config import ModelConfig
 from qwchat.calibration.folder_tensors import UnquantisedTensors
 from qwchat.calibration.layer_runner import Inputs, LayerRunner, rms_norm
-from qwchat.calibration.moment_sums import MomentSums
+from qwchat.calibration.moment_sums import MomentSums, moment_bytes
 from qwchat.calibration.windows_of_text import Ids, tokens_digest
+from qwchat.cpu.memory import require_memory
 from qwchat.model.tensor_source import TensorSource
 
 Rows = NDArray[np.float32]
@@ -42,12 +43,17 @@ class SequentialCalibration:
         tensors: the unquantised model.
         pieces: token ids of each piece of text.
         threads: threads that compute.
+
+    Raises:
+        NotEnoughMemoryError: there is not enough memory.
     """
 
     ordered = True
 
     def __init__(self, tensors: UnquantisedTensors, pieces: Sequence[Ids], threads: int) -> None:
         self._tensors, self._runner = tensors, LayerRunner(pieces, threads)
+        needed = required_memory(tensors.config, self._runner.tokens)
+        require_memory(needed, "the sequential calibration", "calibrate with a file of statistics")
         self._ids = np.concatenate(pieces)
         self._digest = tokens_digest(pieces)
         self._family = family_of(tensors.config)
@@ -187,6 +193,14 @@ class SequentialCalibration:
 
     def _norm(self, x: Rows, name: str) -> Rows:
         return rms_norm(x, self._tensors.tensor(name).parts["values"], self._tensors.config.rms_norm_eps)
+
+
+def required_memory(config: ModelConfig, tokens: int) -> int:
+    """Return the bytes that both streams, the sums of the widest input, and a layer in float32 need."""
+    shapes = [shape for name, shape in expected_tensors(config).items() if ".layers.0." in name]
+    weights = sum(4 * int(np.prod(shape, dtype=np.int64)) for shape in shapes)
+    widest = max(input_columns(config).values())
+    return 2 * tokens * config.hidden_size * 4 + moment_bytes(widest, with_cross=True) + weights
 
 
 def matrices_behind(kind: str, config: ModelConfig, layer: int) -> list[str]:

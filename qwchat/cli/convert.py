@@ -22,6 +22,7 @@ from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.json_output import json_line
 from qwchat.cli.quality_gate import QualityGate, describe, require_within
 from qwchat.cli.requantised import summarise
+from qwchat.cli.sequential_calibration import SEQUENTIAL, SelfWrittenCalibration, discard_text
 from qwchat.cli.streams import Streams
 from qwchat.cli.tables import Column, TableWriter
 from qwchat.errors import QwchatError
@@ -29,7 +30,7 @@ from qwchat.models_folder import LocatedModel
 from qwchat.settings.resolve import resolve
 
 if TYPE_CHECKING:
-    from quant.conversion import ConversionPlanned
+    from quant.conversion import CalibrationOpener, ConversionPlanned
     from quant.policy import TensorPlan
 
 _LAYER = re.compile(r"model\.layers\.(\d+)\.")
@@ -61,7 +62,7 @@ def run(options: ConvertOptions, dependencies: Dependencies) -> int:
         preset=options.preset,
         bits=options.bits,
         group_size=options.group_size,
-        calibration=options.calibration,
+        calibration=_calibration(options, destination, dependencies, streams, threads),
         budget=options.budget(),
         resume=options.resume,
         dry_run=options.dry_run,
@@ -77,9 +78,19 @@ def run(options: ConvertOptions, dependencies: Dependencies) -> int:
         streams.screen.hint("finished tensors are kept: run the same command with --resume to continue")
         raise
     if conversion.finished is not None:
+        discard_text(destination)
         require_within(conversion.finished.quality, options.max_kl)
     _report(conversion, destination, options, streams)
     return ExitCode.OK
+
+
+def _calibration(
+    options: ConvertOptions, destination: Path, dependencies: Dependencies, streams: Streams, threads: int | None
+) -> Path | CalibrationOpener | None:
+    """Return the statistics file, or what opens a sequential calibration for the source."""
+    if options.calibration is None or str(options.calibration) != SEQUENTIAL:
+        return options.calibration
+    return lambda source: SelfWrittenCalibration(source, destination, dependencies, streams, threads)
 
 
 def default_destination(options: ConvertOptions) -> Path:

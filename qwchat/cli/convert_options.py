@@ -31,7 +31,8 @@ class ConvertOptions:
         None
     )
     calibration: Annotated[
-        Path | None, typer.Option("--calibration", metavar="FILE", help="Statistics of the inputs, for error feedback")
+        Path | None,
+        typer.Option("--calibration", metavar="FILE|sequential", help="Statistics file, or calibrate layer by layer"),
     ] = None
     bits_budget: Annotated[
         float | None, typer.Option("--bits-budget", metavar="BITS", help="Most bits per weight of the whole model")
