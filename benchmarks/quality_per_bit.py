@@ -36,7 +36,9 @@ from benchmarks.rivals.contenders import Comparison, Result
 from benchmarks.rivals.measuring import CONVERSATIONS, Yardstick, calibration_windows, text_windows
 from benchmarks.rivals.quality_table import markdown, verdicts
 
-WINDOW = 512
+WINDOW = 256
+"""Tokens of a text that are evaluated together; 2,048 tokens make the eight windows that an interval needs."""
+CALIBRATION_WINDOW = 512
 
 
 def parse_text(argument: str) -> tuple[str, Path]:
@@ -58,7 +60,7 @@ def measure_model(checkpoint: Path, work: Path, options: argparse.Namespace) -> 
         windows = [each for kind, file in texts for each in text_windows(model, kind, file, options.tokens, WINDOW)]
         yardstick = Yardstick.of(model, windows)
         files = [file for file in options.calibration if usable(checkpoint, file)]
-        calibration = calibration_windows(model, files, options.calibration_tokens, WINDOW)
+        calibration = calibration_windows(model, files, options.calibration_tokens, CALIBRATION_WINDOW)
     comparison = Comparison(checkpoint, work, yardstick, calibration, Rival(options.rival_python))
     chosen = re.compile(options.only).search
     for group in (comparison.ours, comparison.llama, comparison.plain):

@@ -54,6 +54,7 @@ class Ours:
 OURS = (
     *(Ours(preset) for preset in ("q4-small", "q4", "q8")),
     Ours("q8", activations=16),
+    Ours("q8", STATIC, activations=16),
     *(Ours(preset, calibration) for calibration in (STATIC, SEQUENTIAL) for preset in ("q4-small", "q4")),
 )
 

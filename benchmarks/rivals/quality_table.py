@@ -45,6 +45,7 @@ BARS = (
     ),
     Bar("q8", "Q8_0", 1.0, column="engine"),
     Bar("q8, 16-bit activations", "Q8_0", 0.4, column="engine"),
+    Bar("q8, calibrated, 16-bit activations", "Q8_0", 0.4, column="engine"),
 )
 
 
