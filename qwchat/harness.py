@@ -46,7 +46,8 @@ class QwchatLM(TemplateLM):
         ctx: size of the context window; longer prompts lose their beginning, as with the harness's model `hf`.
         kv: format of the KV cache; `f32` is exact.
         threads: number of threads; None for one per physical core.
-        device: `cpu`, `cuda` or `auto`; None for `auto`.
+        device: `cpu`, or `cuda:N` for the GPU number N. None and `cuda:0`, which the harness gives where nobody chose a
+            device, use a GPU if the model fits there.
         max_gen_toks: tokens that a task without a limit of its own generates.
         batch_size: ignored, since prompts are evaluated one by one.
         max_batch_size: ignored.
@@ -64,7 +65,8 @@ class QwchatLM(TemplateLM):
         max_batch_size: int | None = None,
     ) -> None:
         super().__init__()
-        self.model = qwchat.load(pretrained, context=ctx, kv=kv, threads=threads, device=device or "auto")
+        chosen = "auto" if device in (None, "cuda:0") else device
+        self.model = qwchat.load(pretrained, context=ctx, kv=kv, threads=threads, device=chosen)
         self.max_gen_toks = max_gen_toks
         self._shared: list[int] = []
         self._scorer = LikelihoodScorer(self.model)
