@@ -7,8 +7,8 @@ step that does not fit, its matrix stays as it is.
 
 This is the greedy solution of a multiple-choice knapsack. Its loss exceeds the least possible one by less than the gain
 of the first step that did not fit, since the steps before it are the best use of their bytes. A larger budget never
-gives a larger loss: what the smaller one gained after a step that only the larger one took had less room than that step
-needs, at a smaller gain per byte.
+gives a larger loss: after a step that only the larger budget has bytes for, the smaller one has fewer bytes than that
+step needs, and gains less per byte with them.
 """
 
 from __future__ import annotations

@@ -32,16 +32,16 @@ BUDGET_PRESET = "q4"
 _NOISE = {"q4": 1.0, "q6": 0.08, "q8": 0.006}
 """Mean squared rounding error of Gaussian weights, relative to that of q4."""
 _KINDS = {
-    "q_proj": 2.5,
-    "k_proj": 5.0,
-    "v_proj": 8.0,
-    "o_proj": 3.5,
+    "q_proj": 3.0,
+    "k_proj": 7.0,
+    "v_proj": 10.0,
+    "o_proj": 4.0,
     "gate_proj": 1.0,
-    "up_proj": 1.0,
+    "up_proj": 0.8,
     "down_proj": 1.0,
 }
 """Divergence per weight at equal noise in the layers in the middle, relative to that of gate_proj."""
-_FIRST_LAYER, _LAST_LAYER = 8.0, 2.5
+_FIRST_LAYER, _LAST_LAYER = 15.0, 3.0
 _EMBEDDING, _HEAD = 8.0, 3.0
 
 

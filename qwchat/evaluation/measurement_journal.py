@@ -35,7 +35,7 @@ class MeasurementJournal:
         self._file = -1
 
     def read(self) -> bool:
-        """Read the steps of an earlier attempt. Return False if there is none, or one of another measurement."""
+        """Read the steps of an earlier attempt. Return False without a journal of this measurement."""
         try:
             lines = read_bounded(self._path, ArgumentError, _MAX_BYTES).split(b"\n")[:-1]
             first, *rest = [json.loads(line) for line in lines]
