@@ -62,7 +62,7 @@ def expand_arguments(words: Sequence[str]) -> list[str]:
     The parser has no optional values, so a lone `--resume` becomes `--resume=`; those of some commands are
     booleans and stay. It also takes a negative value of `config set` for an option, so `--` is inserted.
     """
-    if list(words[:1]) in (["calibrate"], ["convert"], ["export"]):
+    if words[:1] and words[0] in ("calibrate", "convert", "export", "sensitivity"):
         return list(words)
     if list(words[:2]) == ["config", "set"] and "--" not in words:
         negative = [word for word in words if _NEGATIVE.match(word)]
