@@ -2,8 +2,8 @@
 
 Presets (`quant.presets`; layouts: `quant.formats`):
 
-    q4        matrices q4; head, tied embedding, and sensitive matrices of the first and last eighth of layers q8
-    q4-small  matrices q4; head and tied embedding q8
+    q4        matrices q4; embedding, head, and sensitive matrices of the first eighth of layers q6
+    q4-small  matrices q4; head and tied embedding q6
     q6        every matrix q6
     q8        every matrix q8
     lin4      matrices lin4 with zero points; head and tied embedding lin8
@@ -11,8 +11,8 @@ Presets (`quant.presets`; layouts: `quant.formats`):
     dense     matrices unquantised: bf16 stays bf16, every other type becomes f32
     imported  matrices that a quantised source stores in a packed format stay as they are; every other matrix q8
 
-The model family defines the sensitive matrices; those of Qwen2 are down_proj and v_proj. Norms and biases are float32
-vectors in every preset: the key biases of Qwen2 reach norms of 900 and do not tolerate rounding.
+The model family defines the sensitive matrices; those of Qwen2 are the attention's and down_proj. Norms and biases are
+float32 vectors in every preset: the key biases of Qwen2 reach norms of 900 and do not tolerate rounding.
 
 `bits` and `group_size` select a preset indirectly: 4/32 is q4, 6/32 is q6, 8/32 is q8, and groups of 64 or 128 are
 lin4 or lin8. If several format records match, the first in `FORMATS` is used.
@@ -255,10 +255,9 @@ def choose_format(name: str, shape: tuple[int, ...], config: ModelConfig, spec: 
 
 
 def is_sensitive(name: str, config: ModelConfig) -> bool:
-    """Return whether `name` is a sensitive matrix of the first or last eighth of the layers (at least one)."""
+    """Return whether `name` is a sensitive matrix of the first eighth of the layers (at least one)."""
     family = family_of(config)
     layer = family.layer_of(name)
     if layer is None or not name.endswith(family.sensitive_suffixes):
         return False
-    eighth = max(1, config.num_layers // 8)
-    return layer < eighth or layer >= config.num_layers - eighth
+    return layer < max(1, config.num_layers // 8)

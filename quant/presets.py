@@ -17,7 +17,7 @@ class Preset:
         matrices: format of the matrices. None stores them unquantised.
         head: format of the head, or of the embedding that serves as head. None: the format of `matrices`.
         embedding: format of an embedding that does not serve as head. None: the format of `matrices`.
-        sensitive: format of the sensitive matrices of the first and last layers. None: the format of `matrices`.
+        sensitive: format of the sensitive matrices of the first layers. None: the format of `matrices`.
     """
 
     summary: str
@@ -28,8 +28,8 @@ class Preset:
 
 
 PRESETS = {
-    "q4": Preset("4 bits; 8 in the head and sensitive layers", "q4", head="q8", sensitive="q8"),
-    "q4-small": Preset("4 bits; 8 in the head", "q4", head="q8"),
+    "q4": Preset("4 bits; 6 in embedding, head, first layers", "q4", head="q6", embedding="q6", sensitive="q6"),
+    "q4-small": Preset("4 bits; 6 in the head", "q4", head="q6"),
     "q6": Preset("6 bits", "q6"),
     "q8": Preset("8 bits", "q8"),
     "lin4": Preset("4 bits, linear with zero points; 8 in the head", "lin4", head="lin8"),

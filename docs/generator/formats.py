@@ -81,7 +81,14 @@ def _preset_rows() -> list[tuple[str, ...]]:
         kept = preset.matrices or "as in the checkpoint"
         default = " (default)" if name == DEFAULT_PRESET else ""
         rows.append(
-            (code(name) + default, kept, preset.sensitive or kept, preset.head or kept, escaped(preset.summary))
+            (
+                code(name) + default,
+                kept,
+                preset.sensitive or kept,
+                preset.embedding or kept,
+                preset.head or kept,
+                escaped(preset.summary),
+            )
         )
     return rows
 
@@ -137,9 +144,9 @@ def page() -> str:
         "Formats and sizes",
         _INTRODUCTION,
         "## Presets",
-        table(["Preset", "Matrices", "Sensitive matrices", "Head", "Content"], _preset_rows()),
-        "Sensitive matrices are `down_proj` and `v_proj` in the first and last eighth of the layers. Biases and norms "
-        "stay f32. A tied embedding has the format of the head, any other embedding that of the matrices.",
+        table(["Preset", "Matrices", "Sensitive matrices", "Embedding", "Head", "Content"], _preset_rows()),
+        "Sensitive matrices are those of attention and `down_proj` in the first eighth of the layers. Biases and norms "
+        "stay f32. A tied embedding has the format of the head.",
         f"The default of a source that is quantised already is `{IMPORTED_PRESET}`: a matrix whose quantised values "
         "fit one of the formats below keeps them unchanged, every other matrix becomes `q8`. Each of the presets above "
         "quantises the values of such a source again.",

@@ -19,7 +19,10 @@ CONFIG_KEYS = {
 LAYER_PREFIX = "model.layers."
 EMBEDDING_NAME = "model.embed_tokens.weight"
 HEAD_NAME = "lm_head.weight"
-SENSITIVE_SUFFIXES = ("mlp.down_proj.weight", "self_attn.v_proj.weight")
+SENSITIVE_SUFFIXES = (
+    *(f"self_attn.{name}_proj.weight" for name in "qkvo"),
+    "mlp.down_proj.weight",
+)
 INPUT_KINDS = {
     "self_attn.q_proj.weight": "input",
     "self_attn.k_proj.weight": "input",

@@ -42,7 +42,9 @@ def test_every_tensor_is_uploaded_once(name: str, preset: str) -> None:
     uploaded = [source for tensor in memory.weight_arrays for source in tensor.sources]
     assert sorted(uploaded) == sorted(expected_tensors(config))
     stored = sum(
-        dtype.itemsize * math.prod(shape) for tensor in tensors.values() for dtype, shape in tensor.layout.values()
+        dtype.itemsize * math.prod(shape)
+        for tensor in tensors.values()
+        for dtype, shape in tensor.on_device.layout.values()
     )
     arrays = [array for tensor in memory.weight_arrays for array in tensor.parts.values()]
     # Nothing but the padding of each array is added.
@@ -52,15 +54,18 @@ def test_every_tensor_is_uploaded_once(name: str, preset: str) -> None:
 
 def test_neighbours_that_are_stored_alike_are_stacked() -> None:
     config = config_of("qwen2.5:7b")
-    memory = gpu_memory(config, planned_tensors(config, "q4"), 64, "f16", DevicePart.whole(config))
+    value = "model.layers.4.self_attn.v_proj.weight"
+    tensors = {**planned_tensors(config, "q4"), value: planned_tensors(config, "q8")[value]}
+    memory = gpu_memory(config, tensors, 64, "f16", DevicePart.whole(config))
     named = {tensor.name: tensor for tensor in memory.weight_arrays}
     middle = named["model.layers.10.qkv"]
     assert middle.sources == tuple(f"model.layers.10.self_attn.{name}_proj.weight" for name in "qkv")
     assert middle.parts["codes"].shape == ((3584 + 512 + 512) // 16, 3584 // 8, 16, 4)
     assert named["model.layers.10.gate_up"].parts["scales"].shape == (2 * 18944 // 16, 3584 // 32, 16)
-    # In the first layers v has 8 bits.
-    assert named["model.layers.0.self_attn.q_proj.weight"].sources[1] == "model.layers.0.self_attn.k_proj.weight"
-    assert named["model.layers.0.self_attn.v_proj.weight"].parts["codes"].shape == (32, 3584 // 4, 16, 4)
+    assert named["model.layers.4.self_attn.q_proj.weight"].sources[1] == "model.layers.4.self_attn.k_proj.weight"
+    assert named[value].parts["codes"].shape == (32, 3584 // 4, 16, 4)
+    # The first layers have 6 bits in attention: 8 on the card.
+    assert named["model.layers.0.qkv"].parts["codes"].shape == ((3584 + 512 + 512) // 16, 3584 // 4, 16, 4)
     assert named["model.layers.0.qkv.bias"].parts["values"].shape == (3584 + 512 + 512,)
 
 

@@ -68,11 +68,11 @@ def formats_of(preset: str, **overrides: object) -> dict[str, str]:
 
 def test_the_policy_knows_the_sensitive_matrices_and_the_head_of_the_family() -> None:
     chosen = formats_of("q4")
-    assert [layer for layer in range(9) if chosen[f"blocks.{layer}.fold.weight"] == "q8"] == [0, 8]
+    assert [layer for layer in range(9) if chosen[f"blocks.{layer}.fold.weight"] == "q6"] == [0]
     assert {chosen[f"blocks.{layer}.v.weight"] for layer in range(9)} == {"q4"}
-    assert (chosen["tokens.weight"], chosen["logits.weight"]) == ("q4", "q8")
+    assert (chosen["tokens.weight"], chosen["logits.weight"]) == ("q6", "q6")
     assert chosen["blocks.0.q_norm.weight"] == "vector"
-    assert formats_of("q4-small", tie_word_embeddings=True)["tokens.weight"] == "q8"
+    assert formats_of("q4-small", tie_word_embeddings=True)["tokens.weight"] == "q6"
     assert formats_of("q4-small")["blocks.0.fold.weight"] == "q4"
 
 
