@@ -154,6 +154,7 @@ def test_one_huge_input_leaves_the_feedback_of_the_others() -> None:
     with_outlier = moments.astype(np.float64)
     assert objectives(values, packed, with_outlier).sum() < 0.1 * objectives(values, plain, with_outlier).sum()
     assert objectives(values, packed, ordinary).sum() < objectives(values, plain, ordinary).sum()
+    assert factor.typical < 2 * ordinary.diagonal().mean()  # or the damping would end the feedback of the others
 
 
 def test_one_monstrous_input_does_not_decide_everything() -> None:
@@ -177,6 +178,9 @@ def test_damping_rises_until_the_moments_are_positive_definite() -> None:
     factor = feedback_factor.factorise([moments])
     assert factor is not None
     assert factor.damping > 0.01
+    both = feedback_factor.factorise([np.eye(128, dtype=np.float32), moments])
+    assert both is not None
+    assert len(both.weights) == 288
     moments[0, 1] *= 1e6
     assert feedback_factor.factorise([moments]) is None
     assert feedback_factor.factorise([np.zeros((64, 64), np.float32)]) is None
