@@ -70,26 +70,26 @@ def test_the_built_in_model_passes_all_checks(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("memory", "bandwidth", "card", "found"),
     [
-        (8.1e9, 30e9, None, "qwen2.5:7b at q4: 4.8 GB, at most 6.9 tok/s (qwchat pull qwen2.5:7b)"),
+        (8.1e9, 30e9, None, "qwen2.5:7b at q4: 4.7 GB, at most 7.3 tok/s (qwchat pull qwen2.5:7b)"),
         (
             16.5e9, 35e9, None,
-            "qwen2.5:7b at q4: 4.8 GB, at most 8.0 tok/s (qwchat pull qwen2.5:7b); the largest that fits is "
-            "qwen2.5:14b at q4: 9.3 GB, at most 4.0 tok/s",
+            "qwen2.5:7b at q4: 4.7 GB, at most 8.5 tok/s (qwchat pull qwen2.5:7b); the largest that fits is "
+            "qwen2.5:14b at q4: 9.0 GB, at most 4.2 tok/s",
         ),
         (
             33e9, 90e9, None,
-            "qwen2.5:14b at q4: 9.3 GB, at most 10 tok/s (qwchat pull qwen2.5:14b); the largest that fits is "
-            "qwen2.5:32b at q4: 19.7 GB, at most 4.7 tok/s",
+            "qwen2.5:14b at q4: 9.0 GB, at most 11 tok/s (qwchat pull qwen2.5:14b); the largest that fits is "
+            "qwen2.5:32b at q4: 19.0 GB, at most 4.9 tok/s",
         ),
-        (33e9, None, None, "qwen2.5:32b at q4: 19.7 GB (qwchat pull qwen2.5:32b)"),
+        (33e9, None, None, "qwen2.5:32b at q4: 19.0 GB (qwchat pull qwen2.5:32b)"),
         (0.5e9, 30e9, None, "mini; no model of the catalogue fits"),
         (
             16.5e9, 35e9, Card("NVIDIA GeForce RTX 3060", 12_600_000_000, 360e9),
-            "qwen2.5:14b at q4: 9.8 GB, at most 41 tok/s on NVIDIA GeForce RTX 3060 (qwchat pull qwen2.5:14b)",
+            "qwen2.5:14b at q4: 10.1 GB, at most 42 tok/s on NVIDIA GeForce RTX 3060 (qwchat pull qwen2.5:14b)",
         ),
         (
             8.1e9, 30e9, Card("tiny", 500_000_000, 100e9),
-            "qwen2.5:7b at q4: 4.8 GB, at most 6.9 tok/s (qwchat pull qwen2.5:7b)",
+            "qwen2.5:7b at q4: 4.7 GB, at most 7.3 tok/s (qwchat pull qwen2.5:7b)",
         ),
     ],
 )  # fmt: skip

@@ -25,15 +25,15 @@ CPU = """\
 On the CPU with 16.0 GB of memory, 30.0 GB/s:
 
 preset  context  KV   weights  KV cache  work space   total  fits  tok/s
-q4        1,024  f32   4.5 GB    117 MB     30.5 MB  4.8 GB  yes     6.9
-q4       32,768  q8    4.5 GB    998 MB     54.7 MB  5.7 GB  yes     5.7
+q4        1,024  f32   4.4 GB    117 MB     30.5 MB  4.7 GB  yes     7.3
+q4       32,768  q8    4.4 GB    998 MB     54.7 MB  5.6 GB  yes     6.0
 """
 CARD = """\
 On RTX 3050 6GB with 6.3 GB of memory, 168 GB/s, about 419 MB for its driver:
 
-preset  context  KV   weights  KV cache  work space   total  layers  tok/s
-q4        1,024  f16   4.5 GB   58.7 MB      {} MB  {}     all   39.0
-q4       32,768  q8    4.5 GB    998 MB      {} MB  {}     all   32.0
+preset  context  KV   weights  KV cache  work space   total    layers  tok/s
+q4        1,024  f16   4.7 GB   58.7 MB      {} MB  {}       all   39.6
+q4       32,768  q8    4.7 GB    998 MB      {} MB  {}  27 of 28   27.4
 """
 """The work space is that of `qwchat.model.gpu_memory`, with its total."""
 
@@ -61,10 +61,10 @@ def test_tables_in_a_pipe(tmp_path: Path) -> None:
 def test_common_cards(tmp_path: Path) -> None:
     text = output(tmp_path, "qwen2.5:14b", "--ctx", "4096")
     cpu, gpu, cards = (part.split("\n\n")[1] for part in text.split("On ")[1:])
-    assert len(cpu.splitlines()) == len(gpu.splitlines()) == 7
+    assert len(cpu.splitlines()) == len(gpu.splitlines()) == 8
     lines = {line.split("  ")[0]: line.split() for line in cards.splitlines()}
     assert lines["RTX 4090"][-2] == lines["RTX 3060"][-2] == "all"
-    assert lines["RTX 3060 Ti"][-4:-1] == ["43", "of", "48"]
+    assert lines["RTX 3060 Ti"][-4:-1] == ["44", "of", "48"]
     fits = {line.split()[0]: line.split("GB")[-1].split() for line in cpu.splitlines()[1:]}
     assert [words[0] for words in (fits["q4"], fits["q8"], fits["dense"])] == ["yes", "tight", "no"]
     # The speed of a model that does not fit is that of the disk.
@@ -76,14 +76,14 @@ def test_the_card_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = on_terminal(monkeypatch, 100, "estimate", "qwen2.5:14b", "--ctx", "4096", card=card)
     title = next(number for number, line in enumerate(lines) if "RTX 4060" in line)
     assert lines[title] == ("On NVIDIA GeForce RTX 4060 with 8.2 GB of memory, 272 GB/s, about 419 MB for its driver:")
-    q4, *_, dense = lines[title + 4 : title + 10]
-    assert q4.split()[-4:-1] == ["42", "of", "48"]
+    q4, *_, dense = lines[title + 4 : title + 11]
+    assert q4.split()[-4:-1] == ["43", "of", "48"]
     assert dense.split()[-4:-1] == ["10", "of", "48"]
     assert any(line.startswith("RTX 4090") for line in lines)  # Common cards follow.
     (line,) = on_terminal(monkeypatch, 100, "estimate", "qwen2.5:14b", "--ctx", "4096", "--json", card=card)
     data = json.loads(line)
     assert data["machine_card"] == {"name": card.name, "memory": card.memory, "bandwidth": card.bandwidth}
-    assert [each["gpu"]["cards"][0]["name"] for each in data["estimates"]] == [card.name] * 6
+    assert [each["gpu"]["cards"][0]["name"] for each in data["estimates"]] == [card.name] * 7
 
 
 def test_json(tmp_path: Path) -> None:
