@@ -46,7 +46,7 @@ _EMBEDDING, _HEAD = 8.0, 3.0
 
 
 @dataclass(frozen=True)
-class Budget:
+class BitBudget:
     """Budget of a conversion.
 
     Attributes:
@@ -58,7 +58,7 @@ class Budget:
     sensitivities: Sensitivities | None = None
 
 
-def budget_spec(source: Source, budget: Budget) -> ConversionSpec:
+def budget_spec(source: Source, budget: BitBudget) -> ConversionSpec:
     """Return the conversion that keeps a budget and loses little.
 
     Args:

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from quant.budget import Budget, budget_spec
+from quant.budget import BitBudget, budget_spec
 from quant.calibration import Calibration, open_statistics
 from quant.container import open_model
 from quant.conversion_events import (
@@ -72,7 +72,7 @@ def convert(
     preset: str | None = None,
     bits: int | None = None,
     group_size: int | None = None,
-    budget: Budget | None = None,
+    budget: BitBudget | None = None,
     resume: bool = False,
     dry_run: bool = False,
     force: bool = False,
@@ -133,7 +133,7 @@ def convert(
 
 
 def _requested_spec(
-    source: Source, preset: str | None, bits: int | None, group_size: int | None, budget: Budget | None
+    source: Source, preset: str | None, bits: int | None, group_size: int | None, budget: BitBudget | None
 ) -> ConversionSpec:
     if budget is None:
         return conversion_spec(preset, bits, group_size, quantised=source.quantised)

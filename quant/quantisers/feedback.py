@@ -64,7 +64,7 @@ def quantise(name: str, values: F32, group_size: int, factor: Factor) -> tuple[P
     plain: PackedTensor = quantiser_of(name).quantise(fmt, aims, group_size)[0]
     exponents = np.frexp(np.abs(aims).max(axis=1))[1]
     scaled = np.ldexp(aims, -exponents[:, None])
-    encoder = Encoder(FeedbackGrid(fmt, plain, exponents), scaled, group_size, factor)
+    encoder = FeedbackRows(FeedbackGrid(fmt, plain, exponents), scaled, group_size, factor)
     encoder.run()
     rest = scaled - np.ldexp(dequantise(plain), -exponents[:, None])
     better = encoder.objectives < bounded_objectives(rest, factor, encoder.objectives)
@@ -82,7 +82,7 @@ def check_factor(factor: Factor, columns: int, group_size: int) -> None:
         raise FormatError(f"the statistics are in blocks of {max(sizes)}, which groups of {group_size} do not divide")
 
 
-class Encoder:
+class FeedbackRows:
     """Rows that are being quantised with feedback.
 
     Args:
@@ -192,7 +192,7 @@ def _select(active: NDArray[np.intp], errors: F32, open_rows: NDArray[np.bool_])
 
 
 def merged(
-    fmt: GroupedFormat, plain: PackedTensor, encoder: Encoder, better: NDArray[np.bool_], rows: int
+    fmt: GroupedFormat, plain: PackedTensor, encoder: FeedbackRows, better: NDArray[np.bool_], rows: int
 ) -> PackedTensor:
     """Pack the first `rows` rows: those of the encoder where it is better, those of the plain encoding elsewhere."""
     parts = fmt.plain_parts(plain)

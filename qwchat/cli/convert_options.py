@@ -13,7 +13,7 @@ from qwchat.cli.options import Debug, Json, PresetOption, Quiet, Threads
 from qwchat.errors import UsageError
 
 if TYPE_CHECKING:
-    from quant.budget import Budget
+    from quant.budget import BitBudget
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,12 +66,12 @@ class ConvertOptions:
         if self.no_check:
             raise UsageError("--max-kl contradicts --no-check: leave out one of them")
 
-    def budget(self) -> Budget | None:
+    def budget(self) -> BitBudget | None:
         """Return the budget; None without one. Raises ArgumentError if the sensitivities cannot be read."""
         if self.bits_budget is None:
             return None
-        from quant.budget import Budget
+        from quant.budget import BitBudget
         from quant.sensitivities import read_sensitivities
 
         measured = None if self.sensitivity is None else read_sensitivities(self.sensitivity)
-        return Budget(self.bits_budget, measured)
+        return BitBudget(self.bits_budget, measured)

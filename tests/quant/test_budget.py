@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from quant import convert
-from quant.budget import BUDGET_FORMATS, Budget, budget_options, budget_spec
+from quant.budget import BUDGET_FORMATS, BitBudget, budget_options, budget_spec
 from quant.container import open_model
 from quant.conversion import ConversionPlanned
 from quant.errors import ArgumentError
@@ -29,7 +29,7 @@ EMBEDDING = "model.embed_tokens.weight"
 
 def planned(source: Path, bits: float, path: Path | None = None) -> ConversionPlanned:
     sensitivities = None if path is None else read_sensitivities(path)
-    events = convert(source, source.parent / "model", budget=Budget(bits, sensitivities), dry_run=True)
+    events = convert(source, source.parent / "model", budget=BitBudget(bits, sensitivities), dry_run=True)
     event = next(events)
     assert isinstance(event, ConversionPlanned)
     return event
@@ -49,7 +49,7 @@ def test_the_whole_model_is_within_the_budget_and_one_matrix_of_it(tmp_path: Pat
     assert plan.bits_per_weight <= bits
     with open_source(source) as opened:
         config = opened.config
-        assert budget_spec(opened, Budget(bits)).choices == {
+        assert budget_spec(opened, BitBudget(bits)).choices == {
             tensor.name: tensor.format for tensor in plan.tensors if len(tensor.shape) == 2
         }
     steps = [options[-1].nbytes - options[0].nbytes for options in budget_options(config, None).values()]
@@ -61,7 +61,7 @@ def test_the_options_are_the_bytes_of_the_file(tmp_path: Path) -> None:
     with open_source(make_checkpoint(tmp_path / "source")) as opened:
         config, infos = opened.config, opened.tensors
         for kind in BUDGET_FORMATS:
-            spec = budget_spec(opened, Budget(6))
+            spec = budget_spec(opened, BitBudget(6))
             spec = type(spec)(spec.preset, spec.group_size, dict.fromkeys(SHAPES, kind))
             dtypes = {name: info.dtype for name, info in infos.items()}
             plans = plan_tensors(config, spec, dtypes, {name: info.nbytes for name, info in infos.items()})
@@ -78,7 +78,7 @@ def test_the_options_are_the_bytes_of_the_file(tmp_path: Path) -> None:
 
 def test_the_converted_model_has_the_planned_formats(tmp_path: Path) -> None:
     source = make_checkpoint(tmp_path / "source")
-    run(source, tmp_path / "model", budget=Budget(6.0))
+    run(source, tmp_path / "model", budget=BitBudget(6.0))
     model = open_model(tmp_path / "model")
     assert model.bits_per_weight <= 6.0
     plan = planned(source, 6.0)
@@ -117,7 +117,7 @@ def test_an_impossible_budget_names_the_possible_ones(tmp_path: Path, bits: floa
 def test_a_budget_contradicts_other_choices(tmp_path: Path, argument: dict[str, Any]) -> None:
     source = make_checkpoint(tmp_path / "source")
     with pytest.raises(ArgumentError, match="a budget chooses the format of each matrix; leave out"):
-        next(convert(source, tmp_path / "model", budget=Budget(5), **argument))
+        next(convert(source, tmp_path / "model", budget=BitBudget(5), **argument))
 
 
 @pytest.mark.parametrize(
