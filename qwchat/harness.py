@@ -46,8 +46,8 @@ class QwchatLM(TemplateLM):
         ctx: size of the context window; longer prompts lose their beginning, as with the harness's model `hf`.
         kv: format of the KV cache; `f32` is exact.
         threads: number of threads; None for one per physical core.
-        device: `cpu`, or `cuda:N` for the GPU number N. None and `cuda:0`, which the harness gives where the user did not chose a
-            device, use a GPU if the model fits there.
+        device: `cpu`, or `cuda:N` for the GPU number N. None uses a GPU if the model fits there, and so does `cuda:0`,
+            which is the harness's default.
         max_gen_toks: tokens that a task without a limit of its own generates.
         batch_size: ignored, since prompts are evaluated one by one.
         max_batch_size: ignored.
