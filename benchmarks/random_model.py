@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant.families import expected_tensors, parse_config
-from quant.formats import FORMATS, IntegerFormat, PackedTensor
+from quant.formats import FORMATS, GroupedFormat, PackedTensor
+from quant.formats.integer import BYTE_BITS
 from quant.model_config import ModelConfig
 from qwchat.store.memory_estimate import planned_tensors
 
@@ -50,9 +51,8 @@ _COMMON = {
 }
 _BLOCK_BYTES = 4 << 20
 _SPREAD = 0.5  # length of a row of weights: activations stay near 1
-_NIBBLE = 4
-# Standard deviations of random levels in 8 bits, and of random scales as they are stored (7 bits, or 8 without a sign).
-_LEVELS, _SCALES = 70.0, {"int8": 37.0, "uint8": 148.0}
+# Standard deviations of random levels in 8 bits, and of random scales as they are stored: 7 bits beside a table bit.
+_LEVELS, _SCALES = 70.0, {"table bit": 37.0, "int8": 74.0, "uint8": 148.0}
 
 
 def shape_config(shape: str, **changes: Any) -> ModelConfig:
@@ -105,10 +105,11 @@ class RandomModel:
     def _part(self, name: str, part: str, dtype: np.dtype[Any], shape: tuple[int, ...], spread: float) -> NDArray[Any]:
         """Return a part of a matrix in an integer format whose values have the standard deviation `spread`."""
         fmt = FORMATS[name]
-        assert isinstance(fmt, IntegerFormat), f"random bytes are no numbers in the format {name}"
-        levels = _LEVELS * (1 if fmt.largest > fmt.largest_code or fmt.stored_bits > _NIBBLE else 1 / 16)
+        assert isinstance(fmt, GroupedFormat), f"random bytes are no numbers in the format {name}"
+        levels = _LEVELS if fmt.table else _LEVELS / (1 << BYTE_BITS - fmt.stored_bits)
         if part == "row_scales":
-            return np.full(shape, spread / (levels * _SCALES[fmt.scale]), dtype)
+            scales = _SCALES["table bit" if fmt.shift else fmt.scale]
+            return np.full(shape, spread / (levels * scales), dtype)
         if dtype.kind == "f":
             return np.full(shape, spread / levels, dtype)
         start, size = int(self._random.integers(0, 4096)) * 64, math.prod(shape[1:]) * dtype.itemsize

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from quant.budget import BitBudget, budget_spec
+from quant.bit_budget import BitBudget, budget_spec
 from quant.calibration import Calibration, open_statistics
 from quant.container import open_model
 from quant.conversion_events import (

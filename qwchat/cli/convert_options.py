@@ -13,7 +13,7 @@ from qwchat.cli.options import Debug, Json, PresetOption, Quiet, Threads
 from qwchat.errors import UsageError
 
 if TYPE_CHECKING:
-    from quant.budget import BitBudget
+    from quant.bit_budget import BitBudget
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ class ConvertOptions:
         """Return the budget; None without one. Raises ArgumentError if the sensitivities cannot be read."""
         if self.bits_budget is None:
             return None
-        from quant.budget import BitBudget
+        from quant.bit_budget import BitBudget
         from quant.sensitivities import read_sensitivities
 
         measured = None if self.sensitivity is None else read_sensitivities(self.sensitivity)

@@ -21,7 +21,7 @@ MAX_FILE_BYTES = 1 << 30
 _ROLES = ("system", "user", "assistant")
 
 
-class TextEncoder(Protocol):
+class DocumentEncoder(Protocol):
     """What turns texts into token ids: a model, or its tokenizer and template."""
 
     def encode(self, text: str) -> list[int]:
@@ -63,12 +63,12 @@ def decode_text(data: bytes, name: str) -> str:
         raise UsageError(f"{name} is not UTF-8 text (byte {error.start:,}): convert it to UTF-8") from error
 
 
-def text_document(model: TextEncoder, text: str, source: int) -> Document:
+def text_document(model: DocumentEncoder, text: str, source: int) -> Document:
     """Return a plain text as a document whose every token but the first counts."""
     return Document(np.array(model.encode(text), np.int64), 1, len(text.encode()), source)
 
 
-def reply_documents(model: TextEncoder, messages: list[Message], source: int) -> Iterator[Document]:
+def reply_documents(model: DocumentEncoder, messages: list[Message], source: int) -> Iterator[Document]:
     """Yield a document for each reply of a conversation: its prompt, rendered by the chat template, and the reply.
 
     Only the tokens of the reply count. Raises TemplateError if the template fails on the conversation.

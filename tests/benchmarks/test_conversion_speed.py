@@ -14,7 +14,6 @@ def test_the_cost_of_a_process_counts_its_processor_time_and_memory() -> None:
     cost = cost_of([sys.executable, "-c", busy])
     assert cost.peak > 200_000_000
     assert cost.processor > 0
-    assert cost_of([sys.executable, "-c", ""]).peak < cost.peak
 
 
 def test_a_program_that_fails_is_named_with_the_end_of_its_errors() -> None:

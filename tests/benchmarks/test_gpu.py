@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from benchmarks.random_model import RandomModel, shape_config
 from quant.formats import dequantise
 from qwchat.cuda import manifest
 from qwchat.cuda.device import find_gpus
+from qwchat.model.gpu_memory import stored_tensors
 from tests.cuda.decoders import open_decoder
 from tests.cuda.fake_driver import FakeDriver
 from tests.cuda.twin_kernels import twin_executor
@@ -72,8 +74,9 @@ def test_stages_read_all_weights_but_norms_biases_and_the_embedding(driver: Fake
     weights = weights_by_stage(model, 64, "f16")
     assert set(launches) == set(weights)
     read = sum(
-        sum(part.nbytes for part in model.tensor(name).parts.values())
-        for name in model.names
+        dtype.itemsize * math.prod(shape)
+        for name, tensor in stored_tensors(model.config, model.tensor).items()
+        for dtype, shape in tensor.on_device.layout.values()
         if name.endswith("proj.weight") or name == "lm_head.weight"
     )
     assert read <= sum(weights.values()) < 1.1 * read

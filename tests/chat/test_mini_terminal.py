@@ -25,7 +25,7 @@ from tests.starter import REAL, run_to_end
 from tests.tiers import some
 
 PROGRAM = "from qwchat.cli.main import main; main()"
-BANNER = "qwchat: mini-q4 at 5.43 bits per weight, context 2,048 tokens; /help for help, Ctrl-D to leave"
+BANNER = "qwchat: mini-q4 at 4.89 bits per weight, context 2,048 tokens; /help for help, Ctrl-D to leave"
 FIGURES = "(figures)"
 WORLDLY = ("--temp", "3", "--top-k", "0", "--top-p", "1", "--repeat-penalty", "1", "--seed", "5")
 

@@ -36,7 +36,7 @@ def test_an_export_prints_its_folder_and_the_errors(models: Path, tmp_path: Path
     *kinds, total = lines(result)
     assert "qwchat: vector as F32: 11 tensors, unchanged" in kinds
     assert any(line.startswith("qwchat: q4 as Q8_0: ") and "relative error up to 0.0002" in line for line in kinds)
-    assert total.startswith("qwchat: exported 81.3 kB to ")
+    assert total.startswith("qwchat: exported 77.7 kB to ")
     assert len(gguf.GGUFReader(tmp_path / "out" / "tiny-q4.gguf").tensors) == 27
 
 
@@ -58,10 +58,10 @@ def test_a_dry_run_shows_what_each_format_becomes(models: Path, tmp_path: Path) 
     destination = tmp_path / "out"
     result = call("export", "tiny-q4", str(destination), "--to", "compressed-tensors", "--dry-run", models=models)
     total, _, head, *rows = result.stdout.decode().splitlines()
-    assert total.startswith("81.3 kB would become ")
+    assert total.startswith("77.7 kB would become ")
     assert total.endswith(f" in 1 weight file in {destination}")
     assert head.split() == ["format", "becomes", "tensors", "size"]
-    assert [row.split("  ")[0] for row in rows] == ["q4", "vector", "q4", "q8", "q8"]
+    assert [row.split("  ")[0] for row in rows] == ["q6", "vector", "q6", "q4"]
     assert not destination.exists()
 
 

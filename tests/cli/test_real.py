@@ -175,7 +175,7 @@ def test_show_agrees_with_the_file(models: Path) -> None:
     assert shown["files"]["weights.bin"] == shown["bytes"]
     text = qwchat("show", "tiny-q4", models=models).stdout.decode()
     assert f"bits per weight  {folder.bits_per_weight:.4f}\n" in text
-    assert "layers.*.self_attn.q_proj.weight          0–1     q4      128 × 128" in text
+    assert "layers.*.self_attn.q_proj.weight          0       q6      128 × 128" in text
 
 
 def test_show_of_a_checkpoint_that_is_not_converted(checkpoint: Path, tmp_path: Path) -> None:
@@ -252,14 +252,14 @@ def test_a_dry_run_begins_with_the_total_and_groups_layers(tmp_path: Path) -> No
     assert empty == ""
     assert [re.split(r"  +", line)[:-2] for line in lines] == [
         ["", "tensors", "format", "size"][:3],
-        ["embed_tokens", "q4"],
-        ["layers 0–1, 15–16", "norms and biases", "vector"],
-        ["", "q, k, o, gate, up", "q4"],
-        ["", "v, down", "q8"],
-        ["layers 2–14", "norms and biases", "vector"],
+        ["embed_tokens", "q6"],
+        ["layers 0–1", "norms and biases", "vector"],
+        ["", "q, k, v, o, down", "q6"],
+        ["", "gate, up", "q4"],
+        ["layers 2–16", "norms and biases", "vector"],
         ["", "q, k, v, o, gate, up, down", "q4"],
         ["norm", "vector"],
-        ["lm_head", "q8"],
+        ["lm_head", "q6"],
     ]
     assert max(map(len, lines)) <= 80
     assert len(as_json["tensors"]) == 17 * 12 + 3
@@ -270,7 +270,7 @@ def test_a_dry_run_begins_with_the_total_and_groups_layers(tmp_path: Path) -> No
     ("arguments", "code", "message"),
     [
         (("convert", "/nowhere"), 3, "/nowhere is not a folder"),
-        (("convert", "{checkpoint}", "--preset", "q5"), 2, "unknown preset 'q5'; choose one of q4, q4-small, q8, "),
+        (("convert", "{checkpoint}", "--preset", "q5"), 2, "unknown preset 'q5'; choose one of q4, q4-small, q6, q8, "),
         (("convert", "{checkpoint}", "--bits", "3"), 2, "3 bits are not supported; choose 4, 6 or 8"),
         (("convert", "{checkpoint}", "{checkpoint}/inside"), 2, "{checkpoint}/inside is inside the source"),
         (("convert",), 2, "missing argument 'SOURCE'"),

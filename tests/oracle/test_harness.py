@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +16,7 @@ import quant
 import qwchat
 from qwchat.evaluation.choice_summary import summarise
 from qwchat.evaluation.multiple_choice import answer_all, read_tasks
+from tests.clocks import PATIENCE_SECONDS
 from tests.evaluation.choice_tasks import write_tasks
 from tests.oracle.reference import torch, transformers
 
@@ -163,3 +166,23 @@ def test_other_requests_are_answered_as_with_transformers(adapter: Any, referenc
     own, theirs = (lm.generate_until(greedy, disable_tqdm=True) for lm in (adapter, reference))
     assert own == theirs
     assert "15" in own[0]
+
+
+def test_the_command_line_of_the_harness_knows_the_model(folder: Path, model: Path) -> None:
+    arguments = ["run", "--model", "qwchat", "--model_args", f"pretrained={model},ctx={CONTEXT},threads=1"]
+    arguments += ["--tasks", "plain", "--include_path", str(folder), "--num_fewshot", "1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "qwchat.harness", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [[cell.strip() for cell in line.split("|")] for line in done.stdout.splitlines() if "acc_bytes" in line]
+    (task,) = read_tasks([folder / "test" / "plain.jsonl"], 1, None, None)
+    with qwchat.load(model, context=CONTEXT, kv="f32", threads=1) as opened:
+        own = {(0, each.index): each.answer for each in answer_all(opened, [task], chat=False)}
+    expected = summarise([task], own).overall.acc_bytes
+    assert expected is not None
+    assert [float(cell) for cell in rows[0] if cell.startswith(("0.", "1."))][:1] == [round(expected.value, 4)]

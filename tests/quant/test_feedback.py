@@ -158,7 +158,7 @@ def test_one_huge_input_leaves_the_feedback_of_the_others() -> None:
 
 
 def test_one_monstrous_input_does_not_decide_everything() -> None:
-    """The errors of all other columns must stay near those without it, though it has nearly all of the energy."""
+    """Check that the errors of all other columns stay near those without it, though it has nearly all of the energy."""
     inputs = correlated_inputs(2000, 256, seed=7)
     ordinary = second_moments(inputs).astype(np.float64)
     factors = [feedback_factor.factorise([second_moments(inputs)])]

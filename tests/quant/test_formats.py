@@ -286,6 +286,7 @@ def test_formats_are_named_where_they_are_recorded() -> None:
     root = Path(formats.__file__).parents[2]
     exempt = {
         "quant/presets.py",  # which formats a preset mixes
+        "quant/bit_budget.py",  # and which a budget of bits mixes
         "quant/sources/gguf/block_parts.py",  # which format keeps the codes of a block type
         "qwchat/cpu/kv_cache.py",  # kinds of KV cache, which have names like formats
         "qwchat/cpu/decoder.py",

@@ -89,7 +89,7 @@ def test_matrices_of_each_type(tmp_path: Path, kind: str) -> None:
     write_model(file, lambda name: kind)
     found = check_conversion(file, tmp_path / "model")
     quantised = TYPES[kind].weights > 1
-    assert found[Q_PROJ] == HOMES.get(kind, "q8" if quantised else "q4")
+    assert found[Q_PROJ] == HOMES.get(kind, "q8" if quantised else "q6")
     assert open_source(file).quantised == quantised
 
 

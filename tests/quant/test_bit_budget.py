@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from quant import convert
-from quant.budget import BUDGET_FORMATS, BitBudget, budget_options, budget_spec
+from quant.bit_budget import BUDGET_FORMATS, BitBudget, budget_options, budget_spec
 from quant.container import open_model
 from quant.conversion import ConversionPlanned
 from quant.errors import ArgumentError
