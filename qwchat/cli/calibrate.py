@@ -15,12 +15,12 @@ from qwchat.chat.formatting import duration
 from qwchat.chat.view.progress import byte_progress
 from qwchat.cli.calibrate_options import CalibrateOptions
 from qwchat.cli.calibration_text import file_documents, self_written_documents
+from qwchat.cli.default_file import default_file
 from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.ensure_model import ensure_kernels, find_model
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.json_output import json_line
 from qwchat.cli.streams import Streams
-from qwchat.errors import QwchatError
 from qwchat.models_folder import LocatedModel
 from qwchat.settings.resolve import resolve
 
@@ -54,7 +54,7 @@ def run(options: CalibrateOptions, dependencies: Dependencies) -> int:
     began = time.monotonic()
     with ExitStack() as stack:
         opened = _open(located, threads, stack)
-        destination = (options.output or _default_destination(located)).resolve()
+        destination = (options.output or default_file(f"{models_folder.model_name(located.path)}{SUFFIX}")).resolve()
         writer = stack.enter_context(StatisticsWriter(destination))
         if not options.resume:
             writer.check_destination(options.force)
@@ -70,16 +70,6 @@ def run(options: CalibrateOptions, dependencies: Dependencies) -> int:
         streams.screen.notice(f"calibrated with {header.samples:,} tokens in {duration(seconds)}")
         streams.write(f"{destination}\n")
     return ExitCode.OK
-
-
-def _default_destination(located: LocatedModel) -> Path:
-    """Return the statistics file in the models folder that is named after the model."""
-    folder = models_folder.models_folder()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise QwchatError(f"cannot create {folder} ({error.strerror}): give --output") from error
-    return folder / f"{models_folder.model_name(located.path)}{SUFFIX}"
 
 
 def _open(located: LocatedModel, threads: int | None, stack: ExitStack) -> _Opened:

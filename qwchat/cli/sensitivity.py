@@ -16,6 +16,7 @@ from qwchat import models_folder
 from qwchat.characters import sanitise_name
 from qwchat.chat.formatting import duration
 from qwchat.chat.view.progress import byte_progress
+from qwchat.cli.default_file import default_file
 from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.ensure_model import compile_kernels
 from qwchat.cli.exit_codes import ExitCode
@@ -49,7 +50,7 @@ def run(options: SensitivityOptions, dependencies: Dependencies) -> int:
     if located.converted:
         raise ModelError(f"{located.name} is converted already: give the checkpoint that it was made from")
     name = models_folder.model_name(located.path)
-    output = options.output or _default_output(name)
+    output = options.output or default_file(f"{name}{SUFFIX}")
     if output.exists() and not options.force:
         raise UsageError(f"{output} exists: use --force to overwrite it")
     with open_source(located.path) as source:
@@ -65,15 +66,6 @@ def run(options: SensitivityOptions, dependencies: Dependencies) -> int:
         streams.screen.notice(f"measured {len(measured)} matrices in {duration(time.monotonic() - began)}")
         streams.write(f"{output.resolve()}\n")
     return ExitCode.OK
-
-
-def _default_output(name: str) -> Path:
-    folder = models_folder.models_folder()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise QwchatError(f"cannot create {folder} ({error.strerror}): give --output") from error
-    return folder / f"{name}{SUFFIX}"
 
 
 def _texts(options: SensitivityOptions, source: Source) -> EncodedTexts:
