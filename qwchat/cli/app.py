@@ -7,7 +7,7 @@ import gc
 import os
 import re
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,6 +19,9 @@ from qwchat.cli.guard import run_guarded
 from qwchat.cli.typer_callbacks import typer_callback
 from qwchat.cli.typer_commands import CliCommand, CliGroup, LazyCommands
 from qwchat.errors import UsageError
+
+if TYPE_CHECKING:
+    from qwchat.cli.machine_options import CompletionOptions
 
 _HELP = """Chat with a quantised Qwen2 model on this machine
 
@@ -173,7 +176,7 @@ def _run(find: _Find, context: typer.Context, parsed: Any) -> int:
     return run_guarded(work, debug=parsed.debug)
 
 
-def print_completion(parsed: options.CompletionOptions, dependencies: Dependencies) -> int:
+def print_completion(parsed: CompletionOptions, dependencies: Dependencies) -> int:
     """Print the completion script of a shell."""
     os.environ[completion.VARIABLE] = f"source_{parsed.shell}"
     try:

@@ -19,7 +19,7 @@ from qwchat.cli.ensure_model import ensure_model
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.integrity_check import wait_until_checked, with_repair_command
 from qwchat.cli.json_output import ModelInfo, json_line
-from qwchat.cli.options import BenchOptions
+from qwchat.cli.model_options import BenchOptions
 from qwchat.cli.streams import Streams
 from qwchat.cli.tables import Column, TableWriter
 from qwchat.events import Finished, Stats

@@ -74,36 +74,43 @@ COMMANDS = (
     ),
     Command(
         "export",
-        "qwchat.cli.options:ExportOptions",
+        "qwchat.cli.model_options:ExportOptions",
         "qwchat.cli.export_model",
         "Export a model for vLLM, llama.cpp or transformers",
     ),
     Command(
         "pull",
-        "qwchat.cli.options:PullOptions",
+        "qwchat.cli.model_options:PullOptions",
         "qwchat.cli.pull",
         "Download and convert a model, or list the catalogue",
     ),
     Command(
-        "estimate", "qwchat.cli.options:EstimateOptions", "qwchat.cli.estimate", "Show the memory that a model needs"
+        "estimate",
+        "qwchat.cli.model_options:EstimateOptions",
+        "qwchat.cli.estimate",
+        "Show the memory that a model needs",
     ),
     Command(
         "show",
-        "qwchat.cli.options:ShowOptions",
+        "qwchat.cli.model_options:ShowOptions",
         "qwchat.cli.show",
         "Show the formats, shapes, sizes and files of a model",
     ),
     Command(
         "verify",
-        "qwchat.cli.options:VerifyOptions",
+        "qwchat.cli.model_options:VerifyOptions",
         "qwchat.cli.verify",
         "Check the files of a model against their checksums",
     ),
-    Command("rm", "qwchat.cli.options:RemoveOptions", "qwchat.cli.remove", "Remove models from the models folder"),
-    Command("list", "qwchat.cli.options:ListOptions", "qwchat.cli.list_models", "List the models on this machine"),
+    Command(
+        "rm", "qwchat.cli.model_options:RemoveOptions", "qwchat.cli.remove", "Remove models from the models folder"
+    ),
+    Command(
+        "list", "qwchat.cli.model_options:ListOptions", "qwchat.cli.list_models", "List the models on this machine"
+    ),
     Command(
         "bench",
-        "qwchat.cli.options:BenchOptions",
+        "qwchat.cli.model_options:BenchOptions",
         "qwchat.cli.bench",
         "Measure prefill and decode against the machine's limits",
     ),
@@ -139,13 +146,13 @@ COMMANDS = (
     ),
     Command(
         "doctor",
-        "qwchat.cli.options:DoctorOptions",
+        "qwchat.cli.machine_options:DoctorOptions",
         "qwchat.cli.doctor",
         "Check the machine and the installation for problems",
     ),
     Command(
         "completion",
-        "qwchat.cli.options:CompletionOptions",
+        "qwchat.cli.machine_options:CompletionOptions",
         "",
         "Print the completion script of a shell",
     ),

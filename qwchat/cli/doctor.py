@@ -21,7 +21,7 @@ from qwchat.cli.ensure_model import requested_model
 from qwchat.cli.error_messages import error_message
 from qwchat.cli.exit_codes import ExitCode, is_expected
 from qwchat.cli.json_output import json_line
-from qwchat.cli.options import DoctorOptions
+from qwchat.cli.machine_options import DoctorOptions
 from qwchat.cli.streams import Streams
 from qwchat.cli.tables import Column, TableWriter
 from qwchat.errors import GpuError, QwchatError

@@ -16,7 +16,7 @@ from qwchat.cli.ensure_model import requested_model
 from qwchat.cli.estimate_output import Estimated, MachineLimits, as_data, write_tables
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.json_output import json_line
-from qwchat.cli.options import EstimateOptions
+from qwchat.cli.model_options import EstimateOptions
 from qwchat.cli.streams import Streams
 from qwchat.cli.tables import TableWriter
 from qwchat.errors import UsageError

@@ -19,7 +19,7 @@ from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.error_messages import as_flag
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.json_output import json_line
-from qwchat.cli.options import ExportOptions
+from qwchat.cli.model_options import ExportOptions
 from qwchat.cli.streams import Streams
 from qwchat.cli.tables import Column, TableWriter
 from qwchat.errors import UsageError

@@ -11,7 +11,7 @@ from qwchat.chat.formatting import one_line
 from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.json_output import json_line
-from qwchat.cli.options import ListOptions
+from qwchat.cli.model_options import ListOptions
 from qwchat.cli.streams import Streams
 from qwchat.cli.tables import Column, TableWriter
 from qwchat.last_use import last_use

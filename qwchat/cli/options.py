@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from quant.presets import DEFAULT_PRESET, PRESETS
 from qwchat.cli import completion
-from qwchat.cli.engine_options import Activations
 from qwchat.errors import UsageError
 from qwchat.limits import MAX_LOGPROBS
 from qwchat.settings.personas import parse_assignments
@@ -20,7 +18,8 @@ from qwchat.settings.resolve import FlagValue, Settings, resolve
 from qwchat.settings.specs import find_spec
 
 
-def _presets(incomplete: str) -> list[tuple[str, str]]:
+def complete_presets(incomplete: str) -> list[tuple[str, str]]:
+    """Return the presets that begin with a text, for completion in a shell."""
     return [(name, preset.summary) for name, preset in PRESETS.items() if name.startswith(incomplete)]
 
 
@@ -38,7 +37,7 @@ PresetOption = Annotated[
         "--preset",
         metavar="|".join(PRESETS),
         help=f"Formats of the tensors (default: {DEFAULT_PRESET})",
-        autocompletion=_presets,
+        autocompletion=complete_presets,
     ),
 ]
 Threads = Annotated[int | None, typer.Option("--threads", metavar="N", help=find_spec("threads").help)]
@@ -151,7 +150,7 @@ class ReplyOptions:
 
     def check(self) -> None:
         """Check the options before a model is opened. Raises UsageError that names the flag."""
-        _check_range("--count", self.count, 1, 64)
+        check_range("--count", self.count, 1, 64)
         if self.settings["device"] == "cpu" and self.settings["gpu-layers"]:
             raise UsageError(f"--gpu-layers {self.settings['gpu-layers']} needs a GPU: use --device auto or cuda")
         self._check_constraint()
@@ -159,7 +158,7 @@ class ReplyOptions:
             raise UsageError("--json and --jsonl exclude each other: choose one")
         if self.extract and self.extract_last:
             raise UsageError("--extract and --extract-last exclude each other: choose one")
-        _check_range("--logprobs", self.logprobs, 1, MAX_LOGPROBS)
+        check_range("--logprobs", self.logprobs, 1, MAX_LOGPROBS)
         if self.logprobs is not None and not (self.json or self.jsonl):
             raise UsageError("--logprobs needs --json or --jsonl")
 
@@ -184,182 +183,8 @@ class ChatOptions(ReplyOptions):
         return replace(self, flags=Flags(self.flags, model=self.chat_model), chat_model=None)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExportOptions:
-    """Options of `export`."""
-
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Converted model to export", autocompletion=completion.models)
-    ]
-    destination: Annotated[Path, typer.Argument(metavar="DEST", help="Folder to create")]
-    to: Annotated[
-        Literal["compressed-tensors", "gguf", "safetensors"], typer.Option("--to", help="Format of the files")
-    ]
-    dtype: Annotated[
-        Literal["bf16", "f16", "f32"] | None, typer.Option("--dtype", help="Type of unquantised weights and of scales")
-    ] = None
-    bits: Annotated[
-        int | None, typer.Option("--bits", metavar="4|8", help="Re-quantise weights that would not keep their codes")
-    ] = None
-    shard_size: Annotated[str, typer.Option("--shard-size", metavar="SIZE", help="Most weights per file")] = "5GB"
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show types and sizes, write nothing")] = False
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted export")] = False
-    force: Annotated[bool, typer.Option("--force", help="Overwrite an export in DEST")] = False
-    threads: Threads = None
-    json: Json = False
-    quiet: Quiet = False
-    debug: Debug = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShowOptions:
-    """Options of `show`."""
-
-    model: ModelArgument = None
-    json: Json = False
-    debug: Debug = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class PullOptions:
-    """Options of `pull`."""
-
-    name: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="NAME",
-            help="Name from the catalogue, or OWNER/NAME[@REVISION]",
-            autocompletion=completion.catalogue,
-        ),
-    ] = None
-    file: Annotated[
-        str | None, typer.Option("--file", metavar="GLOB", help="GGUF file to pull, such as '*q4_k_m*.gguf'")
-    ] = None
-    preset: PresetOption = None
-    alias: Annotated[str | None, typer.Option("--as", metavar="NAME", help="Name of the model folder")] = None
-    keep_checkpoint: Annotated[
-        bool, typer.Option("--keep-checkpoint", help="Keep the downloaded checkpoint as well")
-    ] = False
-    threads: Threads = None
-    json: Json = False
-    quiet: Quiet = False
-    debug: Debug = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class RemoveOptions:
-    """Options of `rm`."""
-
-    models: Annotated[
-        list[str],
-        typer.Argument(metavar="MODEL...", help="Models in the models folder", autocompletion=completion.models),
-    ]
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove without asking")] = False
-    quiet: Quiet = False
-    debug: Debug = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class EstimateOptions:
-    """Options of `estimate`."""
-
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="MODEL",
-            help="Model, catalogue name, config.json or OWNER/NAME",
-            autocompletion=completion.catalogue,
-        ),
-    ] = None
-    ctx: Annotated[
-        list[str] | None, typer.Option("--ctx", metavar="N", help="Context window in tokens (repeatable)")
-    ] = None
-    preset: Annotated[
-        str | None,
-        typer.Option(
-            "--preset", metavar="|".join(PRESETS), help="Only this preset (default: all)", autocompletion=_presets
-        ),
-    ] = None
-    kv: Kv = None
-    activations: Activations = None
-    gpu: Annotated[
-        str | None,
-        typer.Option(
-            "--gpu", metavar="NAME", help="Only this card (default: common ones)", autocompletion=completion.cards
-        ),
-    ] = None
-    threads: Threads = None
-    json: Json = False
-    debug: Debug = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class VerifyOptions:
-    """Options of `verify`."""
-
-    model: ModelArgument = None
-    json: Json = False
-    quiet: Quiet = False
-    debug: Debug = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class ListOptions:
-    """Options of `list`."""
-
-    json: Json = False
-    debug: Debug = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class DoctorOptions:
-    """Options of `doctor`."""
-
-    json: Json = False
-    debug: Debug = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class CompletionOptions:
-    """Options of `completion`."""
-
-    shell: Annotated[
-        Literal["bash", "zsh", "fish", "powershell"],
-        typer.Argument(metavar="SHELL", help="Shell to print the script for"),
-    ]
-    debug: Debug = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class BenchOptions:
-    """Options of `bench`."""
-
-    model: ModelArgument = None
-    prompt_tokens: Annotated[int, typer.Option("--prompt-tokens", metavar="N", help="Tokens to prefill")] = 512
-    new_tokens: Annotated[int, typer.Option("--new-tokens", metavar="N", help="Tokens to decode")] = 64
-    depth: Annotated[int, typer.Option("--depth", metavar="N", help="Tokens already in the context")] = 0
-    rounds: Annotated[int, typer.Option("--rounds", metavar="N", help="Rounds (the median is reported)")] = 3
-    kv: Kv = None
-    activations: Activations = None
-    speculate: Annotated[
-        bool,
-        typer.Option("--speculate/--no-speculate", help="Decode with draft tokens"),
-    ] = False
-    threads: Threads = None
-    json: Json = False
-    quiet: Quiet = False
-    debug: Debug = False
-
-    def check(self) -> None:
-        """Check the numbers. Raises UsageError that names the flag."""
-        _check_range("--prompt-tokens", self.prompt_tokens, 1)
-        _check_range("--new-tokens", self.new_tokens, 1)
-        _check_range("--depth", self.depth, 0)
-        _check_range("--rounds", self.rounds, 1)
-        _check_range("--threads", self.threads, 1)
-
-
-def _check_range(flag: str, value: int | None, lowest: int, highest: int | None = None) -> None:
+def check_range(flag: str, value: int | None, lowest: int, highest: int | None = None) -> None:
+    """Raise UsageError that names the flag unless a number is within its limits; None is."""
     if value is not None and (value < lowest or (highest is not None and value > highest)):
         limits = f"at least {lowest}" if highest is None else f"from {lowest} to {highest}"
         raise UsageError(f"{flag} must be {limits}, not {value}")

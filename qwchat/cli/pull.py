@@ -18,7 +18,7 @@ from qwchat.cli.convert_progress import ConversionResult, run_conversion
 from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.json_output import json_line
-from qwchat.cli.options import PullOptions
+from qwchat.cli.model_options import PullOptions
 from qwchat.cli.streams import Streams
 from qwchat.errors import UsageError
 

@@ -10,7 +10,7 @@ from qwchat import models_folder
 from qwchat.cli.confirmation import confirm
 from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.exit_codes import ExitCode
-from qwchat.cli.options import RemoveOptions
+from qwchat.cli.model_options import RemoveOptions
 from qwchat.cli.streams import Streams, stdin_is_terminal
 from qwchat.errors import QwchatError, UsageError
 from qwchat.last_use import forget_use

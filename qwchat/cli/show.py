@@ -16,7 +16,7 @@ from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.ensure_model import requested_model
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.json_output import json_line
-from qwchat.cli.options import ShowOptions
+from qwchat.cli.model_options import ShowOptions
 from qwchat.cli.quality_gate import describe
 from qwchat.cli.requantised import Requantised, summarise
 from qwchat.cli.streams import Streams

@@ -15,7 +15,7 @@ from qwchat.cli.error_messages import error_message
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.integrity_check import TITLE, repair_command
 from qwchat.cli.json_output import json_line
-from qwchat.cli.options import VerifyOptions
+from qwchat.cli.model_options import VerifyOptions
 from qwchat.cli.streams import Streams
 from qwchat.errors import DamagedModelError, ModelError, UsageError
 from qwchat.models_folder import LocatedModel

@@ -14,7 +14,7 @@ from quant.families import parse_config
 from qwchat.cli import convert, show
 from qwchat.cli.convert_options import ConvertOptions
 from qwchat.cli.integrity_check import repair_command
-from qwchat.cli.options import ShowOptions
+from qwchat.cli.model_options import ShowOptions
 from tests.cli.fake_qwchat import dependencies
 from tests.quant.checkpoints import CONFIG, random_tensors
 from tests.quant.sources.memory import MemorySource, grouped

@@ -16,7 +16,7 @@ from quant.container import MANIFEST_NAME
 from quant.units import data_size
 from qwchat.cli import show
 from qwchat.cli.guard import run_guarded
-from qwchat.cli.options import ShowOptions
+from qwchat.cli.model_options import ShowOptions
 from tests.cli.fake_qwchat import dependencies
 from tests.cli.runs import call
 from tests.quant.checkpoints import make_checkpoint
