@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from benchmarks.engines import RIVALS, Engine, Rival
+
 KEEP_WITHIN = 0.85  # share of the best survey speed that a setting needs for the rounds
 PRUNE_BELOW = 0.75  # a setting below this share of the best is not surveyed in longer cells
 MOST_RIVALS = 3
@@ -38,7 +40,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Setting:
-    """Options of an engine: `keys` and `values` are formats of the KV cache, the other fields apply to llama.cpp."""
+    """Options of an engine: `keys` and `values` are formats of the KV cache, the other fields apply to the rivals."""
 
     keys: str
     values: str
@@ -51,7 +53,7 @@ class Setting:
 class Contender:
     """A model file, the engine that runs it, and its setting."""
 
-    engine: Literal["qwchat", "llama.cpp"]
+    engine: Engine
     format: str
     setting: Setting
 
@@ -62,13 +64,14 @@ class Contender:
 
     @property
     def label(self) -> str:
-        """Label such as "Q4_0, repack, flash, kv q8_0, ubatch 512" or "q4, kv q8"."""
+        """Label such as "Q4_0, repack, flash, kv q8_0, ubatch 512" or "q4, kv q8"; that of ik_llama.cpp names it."""
         setting = self.setting
         kv = setting.keys if setting.keys == setting.values else f"{setting.keys}/{setting.values}"
         if self.engine == "qwchat":
             return f"{self.format}, kv {kv}"
         repack, flash = "repack" if setting.repack else "no repack", "flash" if setting.flash else "no flash"
-        return f"{self.format}, {repack}, {flash}, kv {kv}, ubatch {setting.ubatch}"
+        name = self.format if self.engine == "llama.cpp" else f"ik {self.format}"
+        return f"{name}, {repack}, {flash}, kv {kv}, ubatch {setting.ubatch}"
 
 
 @dataclass
@@ -94,17 +97,17 @@ class ContenderResult:
         return statistics.median(self.rates) if self.rates else None
 
 
-def llama_contenders(formats: Iterable[str]) -> Iterator[Contender]:
-    """Yield every file with every setting of llama.cpp: repacking, flash attention, and formats of the KV cache.
+def rival_contenders(engine: Rival, formats: Iterable[str]) -> Iterator[Contender]:
+    """Yield every file with every setting of a rival: repacking, flash attention, and formats of the KV cache.
 
-    Without flash attention only K can be quantised. Flash attention with different formats of K and V takes a path
-    that is slower than either.
+    Both rivals repack weights while loading them. Without flash attention only K can be quantised. Flash attention with
+    different formats of K and V takes a path that is slower than either.
     """
     caches = ((False, "f16", "f16"), (True, "f16", "f16"), (False, "q8_0", "f16"), (True, "q8_0", "q8_0"))
     for name in formats:
         for repack in (True, False):
             for flash, keys, values in caches:
-                yield Contender("llama.cpp", name, Setting(keys, values, repack, flash, 512))
+                yield Contender(engine, name, Setting(keys, values, repack, flash, 512))
 
 
 def prune(result: ContenderResult, before: Sequence[ContenderResult]) -> str:
@@ -112,25 +115,41 @@ def prune(result: ContenderResult, before: Sequence[ContenderResult]) -> str:
 
     Args:
         result: the contender in this cell.
-        before: results of all contenders in the next smaller cell of the same kind.
+        before: results of all contenders in the next smaller cell of the same kind. Those of the contender's own
+            engine count, so that every rival keeps its best settings.
     """
+    engine = result.contender.engine
     own = next((other for other in before if other.contender == result.contender), None)
     if own is None:
         return ""
     if own.left_out:
         return own.left_out
-    best = max((other.survey for other in before if other.survey is not None), default=0.0)
+    of_engine = [other for other in before if other.contender.engine == engine]
+    best = max((other.survey for other in of_engine if other.survey is not None), default=0.0)
     if own.survey is not None and own.survey < PRUNE_BELOW * best:
         return f"pruned: {own.survey:.1f} of {best:.1f} tok/s at the length before"
     return ""
 
 
 def rivals(cell: Cell, surveyed: Sequence[ContenderResult], before: Sequence[ContenderResult]) -> list[Contender]:
-    """Return the contenders to measure in a cell, best first, and mark the others as pruned.
+    """Return the contenders to measure in a cell, by engine, best first, and mark the others as pruned.
 
     A cell too long for a survey gets the best contender with flash attention and the best without of the previous
     cell, since which of the two is faster changes with the length. Long prompts are also evaluated in batches of 2,048.
     """
+    return [
+        contender
+        for engine in RIVALS
+        for contender in _rivals_of(
+            cell,
+            [result for result in surveyed if result.contender.engine == engine],
+            [result for result in before if result.contender.engine == engine],
+        )
+    ]
+
+
+def _rivals_of(cell: Cell, surveyed: Sequence[ContenderResult], before: Sequence[ContenderResult]) -> list[Contender]:
+    """Return those of one engine."""
     running = [result for result in surveyed if not result.left_out]
     if all(result.survey is not None for result in running):
         chosen = _within(running, KEEP_WITHIN)[:MOST_RIVALS]
@@ -164,8 +183,10 @@ def best(results: Iterable[ContenderResult], engine: str) -> ContenderResult | N
 
 
 def ratio(results: Sequence[ContenderResult]) -> float | None:
-    """Return the speed of our best contender over that of llama.cpp's best, or None."""
-    ours, theirs = best(results, "qwchat"), best(results, "llama.cpp")
+    """Return the speed of our best contender over that of the best of all rivals, or None."""
+    ours = best(results, "qwchat")
+    winners = [winner for winner in (best(results, engine) for engine in RIVALS) if winner is not None]
+    theirs = max(winners, key=lambda result: result.rate or 0.0, default=None)
     if ours is None or theirs is None or not ours.rate or not theirs.rate:
         return None
     return ours.rate / theirs.rate

@@ -5,10 +5,12 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from types import MappingProxyType
 from typing import Any
 
 from benchmarks.cells import Cell, ContenderResult, best, ratio
-from benchmarks.measurements import ENGINES, Conditions, Limit, Measurement
+from benchmarks.engines import ENGINES, RIVALS
+from benchmarks.measurements import Conditions, Limit, Measurement
 from qwchat.chat.view.table import format_table
 
 LIMITS = {"share_of_int8_peak": "int8 peak", "share_of_read_bandwidth": "read bandwidth"}
@@ -53,6 +55,7 @@ def as_data(
                 }
         entry["contenders"] = [
             {
+                "engine": each.contender.engine,
                 "contender": each.contender.label,
                 "survey": each.survey,
                 "rounds": each.rates,
@@ -66,23 +69,24 @@ def as_data(
 
 
 def as_text(title: str, data: Mapping[str, Any]) -> str:
-    """Return the tables of one class: speeds by cell, then load time and memory."""
+    """Return the tables of one class: speeds by cell, with the ratio to the best rival, then load time and memory."""
     limits = data["limits"]
     head = f"{title}; {limits['read_bandwidth'] / 1e9:.1f} GB/s read, {limits['int8_peak'] / 1e9:,.0f} GOPS int8"
+    present = {each["engine"] for cell in data["cells"] for each in cell["contenders"]}
+    engines = ["qwchat", *(engine for engine in RIVALS if engine in present or engine == "llama.cpp")]
     rows = []
     for cell in data["cells"]:
-        ours, theirs = cell.get("qwchat"), cell.get("llama.cpp")
+        sides = [cell.get(engine) for engine in engines]
         rows.append(
             (
                 cell["name"],
-                *_side(ours),
-                *_side(theirs),
+                *(column for side in sides for column in _side(side)),
                 f"{cell['ratio']:.2f}" if cell["ratio"] else "–",
-                ours["contender"] if ours else "–",
-                theirs["contender"] if theirs else "–",
+                *(side["contender"] if side else "–" for side in sides),
             )
         )
-    heads = ("", "qwchat", "share", "llama.cpp", "share", "ratio", "qwchat with", "llama.cpp with")
+    speeds = [head for engine in engines for head in (engine, "share")]
+    heads = ("", *speeds, "ratio", *(f"{engine} with" for engine in engines))
     memory = [
         (
             each["contender"],
@@ -92,14 +96,23 @@ def as_text(title: str, data: Mapping[str, Any]) -> str:
         )
         for each in data["memory"]
     ]
-    parts = [head, format_table(heads, rows, right=(1, 2, 3, 4, 5))]
+    parts = [head, format_table(heads, rows, right=range(1, len(speeds) + 2))]
     if memory:
         parts.append(format_table(("context of 4,096, full", "load", "anonymous", "resident"), memory, right=(1, 2, 3)))
     return "\n\n".join(parts)
 
 
-def measurements(shape: str, classes: Mapping[str, Any], conditions: Conditions) -> list[Measurement]:
-    """Return the measurements of a shape: speeds of both engines in every cell, load time and memory."""
+def measurements(
+    shape: str, classes: Mapping[str, Any], conditions: Conditions, notes: Mapping[str, str] = MappingProxyType({})
+) -> list[Measurement]:
+    """Return the measurements of a shape: speeds of all engines in every cell, load time and memory.
+
+    Args:
+        shape: name of the shape.
+        classes: data of `as_data` by class of formats.
+        conditions: how the benchmark was run.
+        notes: remarks on the build of an engine, by engine.
+    """
     records = []
     for weights, data in classes.items():
         for cell in data["cells"]:
@@ -111,7 +124,7 @@ def measurements(shape: str, classes: Mapping[str, Any], conditions: Conditions)
                 records.append(
                     Measurement(
                         conditions, shape, engine, winner["contender"], cell["kind"], cell["size"],
-                        winner["tokens_per_second"], "tokens/s", limit=limit, weights=weights,
+                        winner["tokens_per_second"], "tokens/s", limit=limit, weights=weights, note=notes.get(engine),
                     )
                 )  # fmt: skip
         for each in data["memory"]:
@@ -121,7 +134,16 @@ def measurements(shape: str, classes: Mapping[str, Any], conditions: Conditions)
             ):
                 records.append(
                     Measurement(
-                        conditions, shape, each["engine"], each["contender"], cell, size, figure, unit, weights=weights
+                        conditions,
+                        shape,
+                        each["engine"],
+                        each["contender"],
+                        cell,
+                        size,
+                        figure,
+                        unit,
+                        weights=weights,
+                        note=notes.get(each["engine"]),
                     )
                 )
     return records

@@ -1,7 +1,7 @@
 """Write GGUF files of a Qwen2 or Qwen3 checkpoint: bf16 with the `gguf` package, then quantised by llama.cpp itself.
 
-Needs the extra `bench`. Tensors are streamed from the mapped checkpoint, so a 7B model needs little memory. The bf16
-file is deleted when all requested files are made from it.
+Types that only ik_llama.cpp has are quantised by its own program. Needs the extra `bench`. Tensors are streamed from
+the mapped checkpoint, so a 7B model needs little memory. The bf16 file is deleted when all requested files are made.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 TYPE_NORMAL, TYPE_CONTROL, TYPE_USER_DEFINED, TYPE_UNUSED = 1, 3, 4, 5  # gguf.TokenType
 ALIGNMENT = 32
+IK_KINDS = ("IQ4_KS",)
 
 
 def checkpoint_tensors(checkpoint: Path) -> Iterator[tuple[str, NDArray[np.uint16]]]:
@@ -167,8 +169,29 @@ def llama_importance(importance: Mapping[str, NDArray[np.float32]]) -> Any:
     return entries
 
 
-def make_gguf(checkpoint: Path, folder: Path, kinds: Sequence[str], threads: int) -> dict[str, Path]:
-    """Make a GGUF file in `folder` for each kind, and return the files by kind; existing files are kept."""
+def quantise_with_ik(source: Path, destination: Path, kind: str, python: Path) -> None:
+    """Quantise `source` with ik_llama.cpp, which `python` has. Raises RuntimeError if it refuses."""
+    unfinished = destination.with_suffix(".part")
+    command = [str(python), "-m", "benchmarks.ik_engine", "quantise", str(source), str(unfinished), kind]
+    ran = subprocess.run(command, stderr=subprocess.PIPE, text=True, errors="replace")
+    if ran.returncode:
+        last = ran.stderr.strip().rpartition("\n")[2]
+        raise RuntimeError(f"ik_llama.cpp could not quantise {source} to {kind}: {last}")
+    unfinished.replace(destination)
+
+
+def make_gguf(
+    checkpoint: Path, folder: Path, kinds: Sequence[str], threads: int, ik_python: Path | None = None
+) -> dict[str, Path]:
+    """Make a GGUF file in `folder` for each kind, and return the files by kind; existing files are kept.
+
+    Args:
+        checkpoint: folder with config.json, tokenizer.json and bf16 safetensors.
+        folder: folder of the files.
+        kinds: types such as Q4_K_M.
+        threads: threads of llama.cpp.
+        ik_python: Python that has ik-llama-cpp-python; needed for kinds in `IK_KINDS`.
+    """
     paths = {kind: folder / f"{checkpoint.name}-{kind}.gguf" for kind in kinds}
     missing = [kind for kind, path in paths.items() if not path.exists()]
     if not missing:
@@ -178,7 +201,10 @@ def make_gguf(checkpoint: Path, folder: Path, kinds: Sequence[str], threads: int
     try:
         write_bf16_gguf(checkpoint, between)
         for kind in missing:
-            quantise_gguf(between, paths[kind], kind, threads)
+            if kind in IK_KINDS and ik_python is not None:
+                quantise_with_ik(between, paths[kind], kind, ik_python)
+            else:
+                quantise_gguf(between, paths[kind], kind, threads)
     finally:
         between.unlink(missing_ok=True)
     return paths

@@ -10,14 +10,13 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from benchmarks.engines import Engine
 from quant.machine import usable_processors
 from quant.native.simd_level import current_level
 from quant.presets import PRESETS
 
-Engine = Literal["qwchat", "llama.cpp"]
-ENGINES: tuple[Engine, Engine] = ("qwchat", "llama.cpp")
 CPU_INFO = Path("/proc/cpuinfo")
 
 

@@ -14,8 +14,16 @@ from benchmarks.measurements import Measurement
 WIDTH = 420.0  # points, which browsers show as 560 pixels
 TEXT_SIZE, SMALL_SIZE = 10.0, 8.0
 INK, MUTED, GRID = "#1f2328", "#59636e", "#d1d9e0"
-OURS, THEIRS, LIMIT, ON_BAR = "#1f6feb", "#6e7781", "#c4551c", "#ffffff"
-DARK = {INK: "#e6edf3", MUTED: "#a3acb6", GRID: "#3d444d", OURS: "#4184e4", THEIRS: "#7d8794", LIMIT: "#f0883e"}
+OURS, THEIRS, IK, LIMIT, ON_BAR = "#1f6feb", "#6e7781", "#8250df", "#c4551c", "#ffffff"
+DARK = {
+    INK: "#e6edf3",
+    MUTED: "#a3acb6",
+    GRID: "#3d444d",
+    OURS: "#4184e4",
+    THEIRS: "#7d8794",
+    IK: "#a371f7",
+    LIMIT: "#f0883e",
+}
 FONTS = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu Sans", sans-serif'
 SIMD_NAMES = {"avx512vnni": "AVX-512 VNNI", "avxvnni": "AVX-VNNI", "avx2": "AVX2", "neon": "NEON"}
 SHORT_NAMES = {"qwen2-0.5b-instruct": "0.5B", "qwen2-1.5b-instruct": "1.5B", "qwen2-7b-instruct": "7B"}

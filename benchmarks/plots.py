@@ -9,9 +9,11 @@ from itertools import groupby
 import matplotlib
 from matplotlib.axes import Axes
 
-from benchmarks.measurements import ENGINES, Measurement, MissingError, Results
+from benchmarks.engines import ENGINES
+from benchmarks.measurements import Measurement, MissingError, Results
 from benchmarks.plot_style import (
     GRID,
+    IK,
     INK,
     LIMIT,
     ON_BAR,
@@ -24,7 +26,7 @@ from benchmarks.plot_style import (
     short_name,
 )
 
-COLOURS = {"qwchat": OURS, "llama.cpp": THEIRS}
+COLOURS = {"qwchat": OURS, "llama.cpp": THEIRS, "ik_llama.cpp": IK}
 CLASSES = {"4 bits": "q4", "8 bits": "q8"}
 COMPARISON = "vs_llama_cpp"
 
@@ -42,18 +44,24 @@ def decode(results: Results) -> Plot:
 
 
 def _shares(found: Sequence[Measurement], title: str, axis: str, limit: str) -> Plot:
-    """Draw two bars for each model and class of formats: the share of the limit, labelled with tokens per second."""
+    """Draw each engine's share of the limit by model and class of formats, labelled with tokens per second."""
     groups = [(key, list(each)) for key, each in groupby(found, lambda each: (short_name(each), each.weights))]
+    engines = [engine for engine in ENGINES if any(each.engine == engine for each in found)]
+    step = 0.76 / len(engines)
     plot = Plot(
-        title, "Tokens per second, and their share of what the machine allows", [46.0 * len(groups)], left=58, right=12
+        title,
+        "Tokens per second, and their share of what the machine allows",
+        [23.0 * len(engines) * len(groups)],
+        left=58,
+        right=12,
     )
     axes = plot.axes[0]
     bare(axes, grid="x")
     for row, (_, pair) in enumerate(groups):
         for each in pair:
-            place = row + (0.19 if each.engine == "llama.cpp" else -0.19)
+            place = row + step * (engines.index(each.engine) - (len(engines) - 1) / 2)
             share = 100 * (each.share or 0.0)
-            axes.barh(place, share, 0.34, color=COLOURS[each.engine])
+            axes.barh(place, share, step - 0.04, color=COLOURS[each.engine])
             unit = "" if row else " tokens/s"
             axes.text(share + 1.2, place, f"{_rate(each.figure)}{unit}", color=INK, va="center_baseline")
             if row == 0:
@@ -76,18 +84,23 @@ def decode_depth(results: Results) -> Plot:
     plot = Plot("Decode as the context fills", "0.5B q4, tokens per second", [190.0], left=30, right=86)
     axes = plot.axes[0]
     bare(axes, grid="y")
+    both = any(each.engine == "ik_llama.cpp" for each in found)
     for engine in ENGINES:
+        # The curves of the two rivals may lie close together.
+        under = both and engine == "llama.cpp"
         points = [each for each in found if each.engine == engine]
+        if not points:
+            continue
         sizes = [each.size or 0 for each in points]
         axes.plot(
             sizes, [each.figure for each in points], color=COLOURS[engine], marker="o", markersize=5, clip_on=False
         )
         for each in points:
             axes.annotate(
-                _rate(each.figure), (each.size or 0, each.figure), (0, 7), textcoords="offset points",
+                _rate(each.figure), (each.size or 0, each.figure), (0, -14 if under else 7), textcoords="offset points",
                 ha="left" if not each.size else "center", color=INK,
             )  # fmt: skip
-        _end_label(axes, sizes[-1], points[-1].figure, engine)
+        _end_label(axes, sizes[-1], points[-1].figure - (5 if under else 0), engine)
     ours = [each for each in found if each.engine == "qwchat" and each.ceiling]
     axes.plot(
         [each.size or 0 for each in ours], [each.ceiling or 0.0 for each in ours], color=LIMIT, linestyle=(0, (4, 3))
@@ -148,7 +161,7 @@ def kv_cache(results: Results) -> Plot:
 
 def memory(results: Results) -> Plot:
     """Draw the memory of a process besides the mapped weights, beside llama.cpp."""
-    found = results.select(COMPARISON, cell="anonymous memory")
+    found = _beside_llama_cpp(results.select(COMPARISON, cell="anonymous memory"))
     plot = Plot(
         "Memory besides the mapped weights", "4-bit weights, 4,096 tokens in the context", [88.0], left=46, right=14
     )
@@ -165,10 +178,15 @@ def memory(results: Results) -> Plot:
     return plot
 
 
+def _beside_llama_cpp(found: Sequence[Measurement]) -> list[Measurement]:
+    """Return the measurements without those of ik_llama.cpp: its dots would lie on those of llama.cpp."""
+    return [each for each in found if each.engine != "ik_llama.cpp"]
+
+
 def startup(results: Results) -> Plot:
     """Draw the time to the first token and the time to open a model, beside llama.cpp."""
     starts = results.select("startup", cell="start to first token")
-    loads = results.select(COMPARISON, cell="load")
+    loads = _beside_llama_cpp(results.select(COMPARISON, cell="load"))
     cold = [each for each in starts if each.setting.endswith("cold")]
     name = short_name(starts[0])
     rows = [(f"{name}, first run", cold), (f"{name}, later runs", [each for each in starts if each not in cold])]
@@ -211,7 +229,7 @@ def _spans(plot: Plot, rows: Sequence[tuple[str, Sequence[Measurement]]], spelle
             )
     axes.set_yticks(range(len(rows)), [label for label, _ in rows], color=INK)
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    plot.legend(COLOURS)
+    plot.legend({engine: COLOURS[engine] for engine in COLOURS if engine != "ik_llama.cpp"})
 
 
 def _end_label(axes: Axes, x: float, y: float, text: str, colour: str = INK) -> None:

@@ -30,10 +30,15 @@ def busy_seconds() -> float:
 
 
 class Process:
-    """A `benchmarks.worker` with one context for each contender that asked for one."""
+    """A `benchmarks.worker` with one context for each contender that asked for one.
 
-    def __init__(self, engine: str, path: Path, *, threads: int, repack: bool) -> None:
-        command = [sys.executable, "-m", "benchmarks.worker", engine, str(path), "--threads", str(threads)]
+    `python` runs it: the engine's library may live in an environment of its own.
+    """
+
+    def __init__(
+        self, engine: str, path: Path, *, threads: int, repack: bool, python: Path = Path(sys.executable)
+    ) -> None:
+        command = [str(python), "-m", "benchmarks.worker", engine, str(path), "--threads", str(threads)]
         if repack:
             command.append("--repack")
         self._popen = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -95,10 +100,13 @@ class Pool:
         """End the processes that `contenders` do not need, and close the contexts of the others."""
         needed = {contender.worker for contender in contenders}
         for key in list(self._live):
-            if key in needed:
-                self._live[key].ask("close")
-            else:
-                self._live.pop(key).end()
+            try:
+                if key in needed:
+                    self._live[key].ask("close")
+                    continue
+            except EngineError:
+                pass  # The process has ended; the next request starts another.
+            self._live.pop(key).end()
 
 
 def open_context(process: Process, contender: Contender, size: int) -> float:

@@ -1,24 +1,30 @@
-"""Measure qwchat and llama.cpp in one run, on the same weights, threads and prompts.
+"""Measure qwchat, llama.cpp and ik_llama.cpp in one run, on the same weights, threads and prompts.
 
     CMAKE_ARGS="-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF" pip install -e '.[bench]'
     python -m benchmarks.vs_llama_cpp qwen2-0.5b-instruct --work /somewhere/with/5/GB
     python -m benchmarks.vs_llama_cpp qwen2-7b-instruct --work /somewhere/with/60/GB --rounds 3 --cells prefill:128,512
+    python -m benchmarks.vs_llama_cpp qwen2-1.5b-instruct --work DIR --ik-python /path/to/python
 
 CMAKE_ARGS matters: without GGML_NATIVE the package is built for any x86-64 of the last ten years and is slower. The
 other two flags leave out the parts that process images.
 
-A random bf16 checkpoint of a real shape is converted to our formats and to llama.cpp's (Q4_0, Q4_K_M, Q8_0), which are
-compared by class: 4 bits and 8 bits. First, a survey finds the settings of llama.cpp worth measuring in each cell
-(repacking, flash attention, KV cache in f16 or 8 bits). Then these and ours alternate, round by round, each in a
-process of its own. In every cell, the median of our best contender is compared with that of llama.cpp's best. Each
+`--ik-python` is a Python with ik-llama-cpp-python, in an environment of its own; benchmarks.ik_engine says how to build
+it. Without the option only llama.cpp is measured. If the library of ik_llama.cpp does not use all instruction sets of
+this machine, the output and the records say so.
+
+A random bf16 checkpoint of a real shape is converted to our formats and to the rivals' (Q4_0, Q4_K_M, Q8_0; IQ4_KS for
+ik_llama.cpp where rows allow its blocks of 256), which are compared by class: 4 bits and 8 bits. First, a survey finds
+the settings of each rival worth measuring in each cell (repacking, flash attention, KV cache in f16 or 8 bits). Then
+these and ours alternate, round by round, each in a process of its own. In every cell, the median of our best contender
+is compared with that of the best of all rivals. Each
 round starts with a probe of the read bandwidth and the int8 peak; shares refer to the medians of the probes.
 
 A measurement during which other processes used more than a tenth of a core is repeated up to eight times, and the
 least disturbed one counts.
 
 Prefill is the time from the empty cache to the logits of the last token of a prompt, decode that of single tokens at a
-depth. Our figures include sampling, llama.cpp's do not. llama.cpp's cache is filled with copies of its first 64
-positions (benchmarks.llama_state), ours by evaluation. Models in the work folder are used again. Prints one JSON line
+depth. Our figures include sampling, the rivals' do not. Their cache is filled with copies of its first 64 positions
+(benchmarks.llama_state), ours by evaluation. Models in the work folder are used again. Prints one JSON line
 at the end, which includes what was pruned and why.
 """
 
@@ -42,19 +48,23 @@ from benchmarks.cells import (
     ContenderResult,
     Setting,
     best,
-    llama_contenders,
     prune,
+    rival_contenders,
     rivals,
     rounds_for,
 )
 from benchmarks.comparison_output import as_data, as_text, measurements
+from benchmarks.engines import Rival
 from benchmarks.gguf_files import make_gguf
+from benchmarks.instruction_sets import ik_build
 from benchmarks.make_checkpoint import PUBLISHED, copy_tokenizer, make_checkpoint, read_config
 from benchmarks.measurements import Conditions, add_results_option, append
 from benchmarks.processes import EngineError, Pool, Process, busy_seconds, open_context
 from quant.machine import usable_processors
 
 CLASSES = {"4 bits": (("q4",), ("Q4_0", "Q4_K_M")), "8 bits": (("q8",), ("Q8_0",))}
+IK_FORMATS = {"4 bits": ("IQ4_KS",), "8 bits": ()}  # besides those of llama.cpp
+IK_BLOCK = 256  # weights of a row that IQ4_KS stores together
 SURVEY_TOKENS = 8
 MEMORY_CONTEXT = 4096
 WARM_UP_TOKENS = 64
@@ -83,6 +93,7 @@ class Comparison:
             self.files[contender.format],
             threads=self.options.threads,
             repack=contender.setting.repack,
+            python=self.options.ik_python if contender.engine == "ik_llama.cpp" else Path(sys.executable),
         )
 
     def timed(self, contender: Contender, cell: Cell, count: int, seed: int) -> tuple[float, float]:
@@ -200,9 +211,15 @@ class Comparison:
         """Return the footprint of each file with the setting that was fastest in the first decode cell."""
         decode = next((cell for cell in cells if cell.kind == "decode"), cells[0])
         found = []
-        for name in dict.fromkeys(result.contender.format for result in self.results[decode]):
-            of_file = [result for result in self.results[decode] if result.contender.format == name]
-            fastest = best(of_file, of_file[0].contender.engine)
+        for engine, name in dict.fromkeys(
+            (each.contender.engine, each.contender.format) for each in self.results[decode]
+        ):
+            of_file = [
+                each
+                for each in self.results[decode]
+                if (each.contender.engine, each.contender.format) == (engine, name)
+            ]
+            fastest = best(of_file, engine)
             if fastest is None:
                 known = [result for result in of_file if result.survey is not None]
                 fastest = max(known, key=lambda result: result.survey or 0.0, default=None)
@@ -216,11 +233,21 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def rival_formats(name: str, shape: str, options: argparse.Namespace) -> dict[Rival, tuple[str, ...]]:
+    """Return the formats of each rival that is measured, for a class of formats."""
+    theirs = CLASSES[name][1]
+    if options.ik_python is None:
+        return {"llama.cpp": theirs}
+    config = read_config(shape, options.published)
+    fits = all(config[size] % IK_BLOCK == 0 for size in ("hidden_size", "intermediate_size"))
+    return {"llama.cpp": theirs, "ik_llama.cpp": (*theirs, *IK_FORMATS[name]) if fits else theirs}
+
+
 def make_files(shape: str, options: argparse.Namespace) -> dict[str, Path]:
     """Return the models in the work folder by format; make the missing ones."""
-    wanted = [options.classes[name] for name in options.classes]
-    ours = {name: options.work / f"{shape}-{name}" for formats, _ in wanted for name in formats}
-    kinds = [name for _, formats in wanted for name in formats]
+    ours = {name: options.work / f"{shape}-{name}" for each in options.classes for name in CLASSES[each][0]}
+    wanted = [rival_formats(name, shape, options) for name in options.classes]
+    kinds = list(dict.fromkeys(name for each in wanted for formats in each.values() for name in formats))
     theirs = {kind: options.work / f"{shape}-{kind}.gguf" for kind in kinds}
     files = ours | theirs
     if all(path.exists() for path in files.values()):
@@ -239,7 +266,7 @@ def make_files(shape: str, options: argparse.Namespace) -> dict[str, Path]:
             for _ in quant.convert(checkpoint, path, preset=preset, threads=options.threads):
                 pass
     say("making the GGUF files")
-    make_gguf(checkpoint, options.work, kinds, options.threads)
+    make_gguf(checkpoint, options.work, kinds, options.threads, options.ik_python)
     return files
 
 
@@ -247,17 +274,19 @@ def compare(shape: str, options: argparse.Namespace) -> dict[str, Any]:
     """Measure all classes of a shape, print their tables and return their data."""
     files = make_files(shape, options)
     classes: dict[str, Any] = {}
-    for name, (ours, theirs) in options.classes.items():
+    for name in options.classes:
         say(f"{shape}, {name}")
+        ours, theirs = CLASSES[name][0], rival_formats(name, shape, options)
         comparison = Comparison(files, options)
-        comparison.survey(list(llama_contenders(theirs)), options.cells)
+        contenders = [each for engine, formats in theirs.items() for each in rival_contenders(engine, formats)]
+        comparison.survey(contenders, options.cells)
         own = [Contender("qwchat", preset, Setting(kv, kv)) for preset in ours for kv in options.kv]
         comparison.measure(own, options.cells)
-        work = {}
-        for preset in (*ours, *theirs):
-            contender = own[0] if preset in ours else next(llama_contenders((preset,)))
-            with comparison.start(Contender(contender.engine, preset, contender.setting)) as process:
-                work[preset] = process.ask("work")
+        work: dict[str, dict[str, Any]] = {}
+        for contender in (*own, *contenders):
+            if contender.format not in work:
+                with comparison.start(contender) as process:
+                    work[contender.format] = process.ask("work")
         memory = comparison.footprints(options.cells) if options.memory and comparison.spent() <= 1 else []
         classes[name] = as_data(comparison.results, comparison.probes, work, memory)
         print(as_text(f"{shape}, {name}, {options.threads} threads", classes[name]), end="\n\n", flush=True)
@@ -282,7 +311,7 @@ def parse_cells(texts: Sequence[str]) -> list[Cell]:
 
 def read_options() -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description="qwchat and llama.cpp on the same weights")
+    parser = argparse.ArgumentParser(description="qwchat and its rivals on the same weights")
     parser.add_argument("shapes", nargs="+", help="names in shapes.json")
     parser.add_argument(
         "--cells", nargs="+", default=["prefill:128,512,2048", "decode:0,4096,16384"], metavar="KIND:SIZE,SIZE"
@@ -297,9 +326,9 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--published", type=Path, default=PUBLISHED, help="folder of shapes.json and 7b-instruct/")
     parser.add_argument("--no-memory", dest="memory", action="store_false", help="leave out load time and memory")
     parser.add_argument("--no-keep", dest="keep", action="store_false", help="delete the models at the end")
+    parser.add_argument("--ik-python", type=Path, metavar="PATH", help="Python that has ik-llama-cpp-python")
     add_results_option(parser)
     options = parser.parse_args()
-    options.classes = {name: CLASSES[name] for name in options.classes}
     try:
         options.cells = parse_cells(options.cells)
     except argparse.ArgumentTypeError as error:
@@ -313,14 +342,23 @@ def main() -> None:
     options = read_options()
     started = time.perf_counter()
     conditions = Conditions.of_this_run("vs_llama_cpp", options.threads)
+    versions = {"llama-cpp-python": version("llama-cpp-python"), "qwchat": version("qwchat")}
+    unused: dict[str, list[str]] = {}
+    notes: dict[str, str] = {}
+    if options.ik_python is not None:
+        build = ik_build(options.ik_python)
+        versions["ik-llama-cpp-python"], unused["ik_llama.cpp"] = build.version, build.unused
+        if warning := build.warning("ik_llama.cpp"):
+            say(warning)
+            notes["ik_llama.cpp"] = f"built without {', '.join(build.unused)}"
     shapes = {}
     for shape in options.shapes:
         shapes[shape] = compare(shape, options)
-        append(options.results, measurements(shape, shapes[shape], conditions))
-    versions = {"llama-cpp-python": version("llama-cpp-python"), "qwchat": version("qwchat")}
+        append(options.results, measurements(shape, shapes[shape], conditions, notes))
     seconds = round(time.perf_counter() - started, 1)
     result = {"threads": options.threads, "rounds": options.rounds, "new_tokens": options.new_tokens}
-    print(json.dumps({**result, "versions": versions, "seconds": seconds, "shapes": shapes}))
+    result |= {"versions": versions, "unused_instructions": unused}
+    print(json.dumps({**result, "seconds": seconds, "shapes": shapes}))
 
 
 if __name__ == "__main__":

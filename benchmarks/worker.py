@@ -2,6 +2,7 @@
 
     python -m benchmarks.worker qwchat MODEL --threads 2
     python -m benchmarks.worker llama.cpp FILE.gguf --threads 2 --repack
+    IK_PYTHON -m benchmarks.worker ik_llama.cpp FILE.gguf --threads 2 --repack
 
 A request has an `op`, which names a method of a class below, and its arguments. The answer is the method's result, or
 {"error": text}. See benchmarks.vs_llama_cpp.
@@ -19,10 +20,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from benchmarks.cells import Setting
+from benchmarks.engines import ENGINES
 
 
 class EngineContext(Protocol):
-    """Operations of a context that both engines implement."""
+    """Operations of a context that all engines implement."""
 
     def prefill(self, tokens: list[int]) -> float:
         """Return the seconds of evaluating `tokens` from an empty cache."""
@@ -108,22 +110,44 @@ class QwchatWorker(Worker):
         return vars(token_cost(open_model(self._path)))
 
 
-class LlamaWorker(Worker):
-    """Worker of llama.cpp."""
+class RivalWorker(Worker):
+    """Worker of a library with the interface of llama.cpp, which loads the weights for the first context."""
 
     def __init__(self, path: Path, threads: int, repack: bool) -> None:
         super().__init__()
-        import benchmarks.llama_engine as engine
+        self._path, self._threads, self._repack = path, threads, repack
+        self._model: Any = None
 
-        self._engine, self._path, self._threads, self._repack = engine, path, threads, repack
-        self._model: engine.LlamaModel | None = None
+    def load(self) -> Any:
+        """Return the model with its weights."""
+        raise NotImplementedError
+
+    def open_context(self, setting: Setting, size: int) -> EngineContext:
+        """Return a context of the model."""
+        raise NotImplementedError
 
     def make(self, setting: Setting, size: int) -> EngineContext:
         """Load the weights for the first context, and open one of `size` positions."""
         if self._model is None:
-            self._model = self._engine.LlamaModel(self._path, repack=self._repack, threads=self._threads)
+            self._model = self.load()
             self.vocab_size = self._model.vocab_size
-        return self._engine.LlamaContext(self._model, setting, size)
+        return self.open_context(setting, size)
+
+
+class LlamaWorker(RivalWorker):
+    """Worker of llama.cpp."""
+
+    def load(self) -> Any:
+        """Load the file with llama.cpp."""
+        from benchmarks.llama_engine import LlamaModel
+
+        return LlamaModel(self._path, repack=self._repack, threads=self._threads)
+
+    def open_context(self, setting: Setting, size: int) -> EngineContext:
+        """Open a context of llama.cpp."""
+        from benchmarks.llama_engine import LlamaContext
+
+        return LlamaContext(self._model, setting, size)
 
     def work(self) -> dict[str, Any]:
         """Return the bytes of weights read per decoded token.
@@ -138,10 +162,35 @@ class LlamaWorker(Worker):
         return {"bytes_per_token": sum(sizes.values())}
 
 
+class IkWorker(RivalWorker):
+    """Worker of ik_llama.cpp."""
+
+    def load(self) -> Any:
+        """Load the file with ik_llama.cpp."""
+        from benchmarks.ik_engine import IkModel
+
+        return IkModel(self._path, repack=self._repack, threads=self._threads)
+
+    def open_context(self, setting: Setting, size: int) -> EngineContext:
+        """Open a context of ik_llama.cpp."""
+        from benchmarks.ik_engine import IkContext
+
+        return IkContext(self._model, setting, size)
+
+    def work(self) -> dict[str, Any]:
+        """Return the bytes of weights read per decoded token."""
+        if self._model is None:
+            self._model = self.load()
+        return {"bytes_per_token": self._model.bytes_per_token()}
+
+
+RIVALS = {"llama.cpp": LlamaWorker, "ik_llama.cpp": IkWorker}
+
+
 def main() -> None:
     """Answer requests until stdin ends."""
     parser = argparse.ArgumentParser(description="one engine, driven by JSON lines")
-    parser.add_argument("engine", choices=("qwchat", "llama.cpp"))
+    parser.add_argument("engine", choices=ENGINES)
     parser.add_argument("path", type=Path)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--repack", action="store_true")
@@ -152,7 +201,7 @@ def main() -> None:
     worker = (
         QwchatWorker(options.path, options.threads)
         if options.engine == "qwchat"
-        else LlamaWorker(options.path, options.threads, options.repack)
+        else RIVALS[options.engine](options.path, options.threads, options.repack)
     )
     for line in sys.stdin:
         request = json.loads(line)

@@ -12,12 +12,13 @@ from benchmarks.cells import (
     ContenderResult,
     Setting,
     best,
-    llama_contenders,
     prune,
     ratio,
+    rival_contenders,
     rivals,
     rounds_for,
 )
+from benchmarks.engines import RIVALS
 
 OURS = Contender("qwchat", "q4", Setting("q8", "q8"))
 
@@ -26,8 +27,12 @@ def theirs(*, repack: bool = True, flash: bool = False, keys: str = "f16", value
     return Contender("llama.cpp", "Q4_0", Setting(keys, values, repack, flash, 512))
 
 
+def ik(name: str = "Q4_0", *, repack: bool = True, flash: bool = False) -> Contender:
+    return Contender("ik_llama.cpp", name, Setting("f16", "f16", repack, flash, 512))
+
+
 def test_every_setting_once() -> None:
-    all_of_them = list(llama_contenders(("Q4_0", "Q4_K_M")))
+    all_of_them = list(rival_contenders("llama.cpp", ("Q4_0", "Q4_K_M")))
     assert len(set(all_of_them)) == len(all_of_them) == 16
     assert {contender.setting.repack for contender in all_of_them} == {True, False}
     assert {contender.setting.flash for contender in all_of_them} == {True, False}
@@ -39,6 +44,15 @@ def test_labels() -> None:
     assert OURS.label == "q4, kv q8"
     assert theirs(keys="q8_0").label == "Q4_0, repack, no flash, kv q8_0/f16, ubatch 512"
     assert theirs(repack=False, flash=True).label == "Q4_0, no repack, flash, kv f16, ubatch 512"
+
+    assert ik("IQ4_KS", flash=True).label == "ik IQ4_KS, repack, flash, kv f16, ubatch 512"
+
+
+def test_the_rivals_have_the_same_settings_in_processes_of_their_own() -> None:
+    first, second = (list(rival_contenders(engine, ("Q4_0",))) for engine in RIVALS)
+    assert [each.setting for each in first] == [each.setting for each in second]
+    assert not {each.worker for each in first} & {each.worker for each in second}
+    assert not {each.label for each in first} & {each.label for each in second}
 
 
 def test_cells_know_what_they_take() -> None:
@@ -72,8 +86,19 @@ def test_rivals_are_those_near_the_best() -> None:
     assert [bool(result.left_out) for result in results] == [True, False, False]
 
 
+def test_a_rival_does_not_displace_the_other() -> None:
+    before = [ContenderResult(theirs(), 40.0), ContenderResult(ik(), 100.0), ContenderResult(ik(repack=False), 60.0)]
+    assert prune(ContenderResult(theirs()), before) == ""
+    assert prune(ContenderResult(ik(repack=False)), before) == "pruned: 60.0 of 100.0 tok/s at the length before"
+    assert rivals(Cell("prefill", 512), before, ()) == [theirs(), ik()]
+    long = rivals(Cell("prefill", LARGE_BATCH), [ContenderResult(theirs(), 40.0), ContenderResult(ik(), 100.0)], ())
+    assert [(each.engine, each.setting.ubatch) for each in long] == [
+        (engine, ubatch) for engine in RIVALS for ubatch in (512, LARGE_BATCH)
+    ]
+
+
 def test_no_more_rivals_than_fit() -> None:
-    results = [ContenderResult(contender, 100.0) for contender in llama_contenders(("Q4_0",))]
+    results = [ContenderResult(contender, 100.0) for contender in rival_contenders("llama.cpp", ("Q4_0",))]
     assert len(rivals(Cell("decode", 0), results, ())) == MOST_RIVALS
 
 
@@ -111,6 +136,10 @@ def test_the_best_median_counts() -> None:
     assert winner.contender == theirs()
     assert ratio(results) == pytest.approx(31 / 11)
     assert ratio(results[:1]) is None
+    faster, slower = (ContenderResult(ik("IQ4_KS"), rates=[rate]) for rate in (20.0, 5.0))
+    assert ratio([*results, faster]) == pytest.approx(31 / 20)
+    assert ratio([*results, slower]) == pytest.approx(31 / 11)
+    assert ratio([results[0], slower]) == pytest.approx(31 / 5)
 
 
 def test_long_measurements_are_repeated_less() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -52,6 +53,34 @@ def data() -> dict[str, Any]:
 
 def test_table(data: dict[str, Any]) -> None:
     assert as_text("tiny, 4 bits, 2 threads", data) == TABLE
+
+
+WITH_IK = """\
+tiny, 4 bits; 20.0 GB/s read, 2,000 GOPS int8
+
+             qwchat   share  llama.cpp   share  ik_llama.cpp   share  ratio  qwchat with  llama.cpp with                              ik_llama.cpp with
+prefill 512   500.0  50.0 %      125.0  12.5 %         250.0  25.0 %   2.00  q4, kv q8    Q4_0, repack, no flash, kv f16, ubatch 512  ik Q4_0, repack, no flash, kv f16, ubatch 512"""  # noqa: E501
+
+
+def test_a_second_rival_gets_columns_and_the_ratio_is_to_the_better() -> None:
+    results = {
+        Cell("prefill", 512): [
+            ContenderResult(OURS, rates=[500.0]),
+            ContenderResult(THEIRS, rates=[125.0]),
+            ContenderResult(replace(THEIRS, engine="ik_llama.cpp"), rates=[250.0]),
+        ]
+    }
+    work = {"q4": {"bytes_per_token": 1, "operations_per_token": 2_000_000_000}, "Q4_0": {"bytes_per_token": 1}}
+    data = as_data(results, [{"read_bandwidth": 20e9, "int8_peak": 2e12}], work, [])
+    assert as_text("tiny, 4 bits", data) == WITH_IK
+    assert [each["engine"] for each in data["cells"][0]["contenders"]] == ["qwchat", "llama.cpp", "ik_llama.cpp"]
+    conditions = Conditions("vs_llama_cpp", "2026-11-24", "some machine", "avx2", 2, None)
+    records = measurements("tiny", {"4 bits": data}, conditions, {"ik_llama.cpp": "built without AVX512"})
+    assert [(each.engine, each.figure, each.note) for each in records] == [
+        ("qwchat", 500.0, None),
+        ("llama.cpp", 125.0, None),
+        ("ik_llama.cpp", 250.0, "built without AVX512"),
+    ]
 
 
 def test_records(data: dict[str, Any]) -> None:

@@ -92,6 +92,20 @@ def test_the_bf16_file_holds_the_checkpoint(checkpoint: Path, tmp_path: Path) ->
     np.testing.assert_array_equal(written["blk.0.attn_k.bias"].data, gguf_values(bias))
 
 
+def test_a_type_of_ik_llama_cpp_is_made_by_its_own_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\n[ "$2 $3" = "benchmarks.ik_engine quantise" ] && echo "$6 of $(cat "$4")" > "$5"\n')
+    python.chmod(0o755)
+    monkeypatch.setattr("benchmarks.gguf_files.write_bf16_gguf", lambda checkpoint, path: path.write_text("bf16"))
+    (path,) = make_gguf(tmp_path / "tiny", tmp_path / "made", ["IQ4_KS"], 1, python).values()
+    assert path.read_text() == "IQ4_KS of bf16\n"
+    assert [file.name for file in path.parent.iterdir()] == ["tiny-IQ4_KS.gguf"]
+    python.write_text("#!/bin/sh\necho first >&2\necho last >&2\nexit 1\n")
+    with pytest.raises(RuntimeError, match=r"could not quantise .* to IQ4_KS: last"):
+        make_gguf(tmp_path / "tiny", tmp_path / "again", ["IQ4_KS"], 1, python)
+    assert not list((tmp_path / "again").iterdir())
+
+
 def test_llama_cpp_runs_the_files(checkpoint: Path, tmp_path: Path) -> None:
     pytest.importorskip("gguf")
     pytest.importorskip("llama_cpp")

@@ -6,15 +6,16 @@ import struct
 
 import pytest
 
-from benchmarks.llama_state import StateFormatError, repeat_state, repeated
+from benchmarks.llama_state import IK_LLAMA_CPP, LLAMA_CPP, StateFormatError, StateLayout, repeat_state, repeated
 
 ROW, ELEMENT, WIDTH = 6, 2, 3  # bytes of a K row, of a V element, elements of a V row
 
 
-def saved_state(cells: int, *, transposed: bool, layers: int = 2) -> bytes:
-    """Return the state that llama.cpp would save; byte values encode layer, cell and position."""
-    pieces = [b"llamaseq", struct.pack("<2I", 1, cells)]
-    pieces += [struct.pack("<iIi", cell, 1, 0) for cell in range(cells)]
+def saved_state(cells: int, *, transposed: bool, layers: int = 2, layout: StateLayout = LLAMA_CPP) -> bytes:
+    """Return the state that a library would save; byte values encode layer, cell and position."""
+    ik = layout is IK_LLAMA_CPP
+    pieces = [struct.pack("<I", cells)] if ik else [b"llamaseq", struct.pack("<2I", 1, cells)]
+    pieces += [struct.pack("<iI", cell, 0) if ik else struct.pack("<iIi", cell, 1, 0) for cell in range(cells)]
     pieces.append(struct.pack("<2I", transposed, layers))
     keys = [bytes(100 * layer + cell % 4 for cell in range(cells) for _ in range(ROW)) for layer in range(layers)]
     pieces += [struct.pack("<IQ", 1, ROW) + rows for rows in keys]
@@ -27,13 +28,29 @@ def saved_state(cells: int, *, transposed: bool, layers: int = 2) -> bytes:
             ]
         else:
             pieces.append(struct.pack("<IQ", 1, ROW) + keys[layer])
-    return b"".join(pieces)
+    return b"".join([*pieces, bytes(4)] if ik else pieces)
 
 
+@pytest.mark.parametrize("layout", [LLAMA_CPP, IK_LLAMA_CPP])
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("length", [1, 4, 5, 8, 11])
-def test_cells_repeat(transposed: bool, length: int) -> None:
-    assert repeat_state(saved_state(4, transposed=transposed), length) == saved_state(length, transposed=transposed)
+def test_cells_repeat(transposed: bool, length: int, layout: StateLayout) -> None:
+    state = saved_state(4, transposed=transposed, layout=layout)
+    assert repeat_state(state, length, layout) == saved_state(length, transposed=transposed, layout=layout)
+
+
+def test_the_layouts_are_not_mistaken_for_each_other() -> None:
+    for own, other in ((LLAMA_CPP, IK_LLAMA_CPP), (IK_LLAMA_CPP, LLAMA_CPP)):
+        with pytest.raises(StateFormatError):
+            repeat_state(saved_state(4, transposed=True, layout=own), 8, other)
+    recurrent = saved_state(4, transposed=True, layout=IK_LLAMA_CPP)[:-4] + struct.pack("<I", 1)
+    with pytest.raises(StateFormatError, match="00000000 expected behind the layers"):
+        repeat_state(recurrent, 8, IK_LLAMA_CPP)
+
+
+def test_a_state_without_cells_is_refused() -> None:
+    with pytest.raises(StateFormatError, match="the state has no cells"):
+        repeat_state(saved_state(0, transposed=True), 8)
 
 
 def test_repeated() -> None:

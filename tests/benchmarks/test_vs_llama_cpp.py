@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.cells import Cell, Contender, ContenderResult, Setting, best, llama_contenders
-from benchmarks.processes import EngineError, Process, busy_seconds
-from benchmarks.vs_llama_cpp import Comparison, parse_cells
+from benchmarks.cells import MOST_RIVALS, Cell, Contender, ContenderResult, Setting, best, rival_contenders
+from benchmarks.engines import RIVALS
+from benchmarks.processes import EngineError, Pool, Process, busy_seconds
+from benchmarks.vs_llama_cpp import Comparison, parse_cells, rival_formats
 from tests.clocks import wait_for
 
 OURS = [Contender("qwchat", "q4", Setting(kv, kv)) for kv in ("f32", "q8")]
@@ -53,7 +56,7 @@ def comparison(monkeypatch: pytest.MonkeyPatch) -> Comparison:
 
 
 def run(comparison: Comparison, cells: list[Cell]) -> None:
-    comparison.survey(list(llama_contenders(("Q4_0",))), cells)
+    comparison.survey(list(rival_contenders("llama.cpp", ("Q4_0",))), cells)
     comparison.measure(OURS, cells)
 
 
@@ -104,7 +107,7 @@ def test_a_disturbed_measurement_is_repeated(comparison: Comparison, monkeypatch
 
 def test_out_of_time(comparison: Comparison, monkeypatch: pytest.MonkeyPatch) -> None:
     cells = [Cell("decode", 0), Cell("decode", 8)]
-    settings = list(llama_contenders(("Q4_0",)))
+    settings = list(rival_contenders("llama.cpp", ("Q4_0",)))
     comparison.survey(settings[:2], cells)
     monkeypatch.setattr(comparison, "spent", lambda: 0.6)
     comparison.survey(settings[2:3], cells)
@@ -124,6 +127,72 @@ def test_footprints_of_the_fastest(comparison: Comparison) -> None:
     assert [each["contender"].split(",")[0] for each in found] == ["Q4_0", "q4"]
     assert found[1]["contender"] == "q4, kv q8"
     assert found[1]["anonymous"] == 1
+
+
+def test_both_rivals_are_surveyed_and_measured(comparison: Comparison) -> None:
+    cell = Cell("decode", 0)
+    settings = [each for engine in RIVALS for each in rival_contenders(engine, ("Q4_0",))]
+    comparison.survey(settings, [cell])
+    comparison.measure(OURS, [cell])
+    results = comparison.results[cell]
+    for engine in RIVALS:
+        assert sum(1 for each in results if each.contender.engine == engine and each.rates) == MOST_RIVALS
+        winner = best(results, engine)
+        assert winner is not None
+        assert winner.contender.setting.repack
+    # The file that both read is measured with each of them.
+    names = [each["contender"].split(",")[0] for each in comparison.footprints([cell])]
+    assert names == ["Q4_0", "ik Q4_0", "q4"]
+
+
+def test_every_engine_runs_in_its_own_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[list[str]] = []
+    monkeypatch.setattr("benchmarks.processes.subprocess.Popen", lambda command, **_: commands.append(command))
+    comparison = Comparison(FILES, argparse.Namespace(threads=2, ik_python=Path("/other/python")))
+    for engine in RIVALS:
+        comparison.start(next(rival_contenders(engine, ("Q4_0",))))
+    ends = ["-m", "benchmarks.worker", "{}", "Q4_0", "--threads", "2", "--repack"]
+    assert commands == [
+        [python, *(part.format(engine) for part in ends)]
+        for python, engine in zip((sys.executable, "/other/python"), RIVALS, strict=True)
+    ]
+
+
+def shape_options(tmp_path: Path, hidden_size: int, ik_python: Path | None) -> argparse.Namespace:
+    shapes = {"shape": {"hidden_size": hidden_size, "intermediate_size": 4864}}
+    (tmp_path / "shapes.json").write_text(json.dumps(shapes))
+    return argparse.Namespace(published=tmp_path, ik_python=ik_python)
+
+
+def test_formats_of_the_rivals(tmp_path: Path) -> None:
+    four, eight = ("Q4_0", "Q4_K_M"), ("Q8_0",)
+    alone = shape_options(tmp_path, 1536, None)
+    assert rival_formats("4 bits", "shape", alone) == {"llama.cpp": four}
+    both = shape_options(tmp_path, 1536, Path("python"))
+    assert rival_formats("4 bits", "shape", both) == {"llama.cpp": four, "ik_llama.cpp": (*four, "IQ4_KS")}
+    assert rival_formats("8 bits", "shape", both) == {"llama.cpp": eight, "ik_llama.cpp": eight}
+    # Rows of 896 are not made of blocks of 256.
+    narrow = shape_options(tmp_path, 896, Path("python"))
+    assert rival_formats("4 bits", "shape", narrow)["ik_llama.cpp"] == four
+
+
+def test_a_process_that_ended_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[FakeProcess] = []
+
+    def start(contender: Contender) -> Process:
+        started.append(FakeProcess(contender))
+        return started[-1]
+
+    pool = Pool(start)
+    first = pool.process_of(OURS[0])
+
+    def refuse(op: str, **arguments: object) -> dict[str, Any]:
+        raise EngineError(f"{op}: the process has ended")
+
+    monkeypatch.setattr(first, "ask", refuse)
+    pool.keep(OURS)
+    assert pool.process_of(OURS[0]) is not first
+    assert len(started) == 2
 
 
 def test_cells_of_the_command_line() -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks.measurements import Results
+from benchmarks.measurements import Measurement, Results
 
 pytest.importorskip("matplotlib", reason="matplotlib draws the plots; the extras bench and docs install it")
 
@@ -59,3 +60,20 @@ def test_plots_load_nothing_and_tell_no_time(name: str, drawn: dict[str, str]) -
 
 def test_a_plot_without_measurements_is_left_out() -> None:
     assert draw(Results([])) == {}
+
+
+def test_a_second_rival_has_bars_and_a_curve_of_its_own() -> None:
+    committed = Results.read(REPOSITORY / "benchmarks" / "results")
+    forks = [replace(each, engine="ik_llama.cpp") for each in committed.measurements if each.engine == "llama.cpp"]
+    texts = {name: re.findall(r">([^<>]+)</text>", svg) for name, svg in draw(Results(order(committed, forks))).items()}
+    for name in ("prefill", "decode", "decode-depth"):
+        assert texts[name].count("ik_llama.cpp") == texts[name].count("llama.cpp") == 1, name
+    for name in ("memory", "startup"):
+        assert "ik_llama.cpp" not in texts[name]
+
+
+def order(committed: Results, forks: list[Measurement]) -> list[Measurement]:
+    """Return measurements with those of a fork beside those of the same model and weights."""
+    found = [*committed.measurements, *forks]
+    models = list(dict.fromkeys((each.model, each.weights) for each in found))
+    return sorted(found, key=lambda each: models.index((each.model, each.weights)))
