@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby, zip_longest
 from typing import Literal
 
 from benchmarks.engines import RIVALS, Engine, Rival
@@ -110,6 +111,19 @@ def rival_contenders(engine: Rival, formats: Iterable[str]) -> Iterator[Contende
                 yield Contender(engine, name, Setting(keys, values, repack, flash, 512))
 
 
+def survey_order(formats: Mapping[Rival, Iterable[str]]) -> list[Contender]:
+    """Return the contenders of all rivals, file by file in turns: a survey that ends early has measured each of them.
+
+    Args:
+        formats: files that each rival reads.
+    """
+    groups = [
+        [list(group) for _, group in groupby(rival_contenders(engine, names), lambda each: each.worker)]
+        for engine, names in formats.items()
+    ]
+    return [contender for turn in zip_longest(*groups, fillvalue=()) for group in turn for contender in group]
+
+
 def prune(result: ContenderResult, before: Sequence[ContenderResult]) -> str:
     """Return the reason to leave a contender out of the survey of a cell, or "" if it must be surveyed.
 
@@ -183,13 +197,17 @@ def best(results: Iterable[ContenderResult], engine: str) -> ContenderResult | N
 
 
 def ratio(results: Sequence[ContenderResult]) -> float | None:
-    """Return the speed of our best contender over that of the best of all rivals, or None."""
+    """Return the speed of our best contender over that of the best of all rivals.
+
+    None if we or one of the rivals were not measured, since that rival might have been the best.
+    """
     ours = best(results, "qwchat")
-    winners = [winner for winner in (best(results, engine) for engine in RIVALS) if winner is not None]
-    theirs = max(winners, key=lambda result: result.rate or 0.0, default=None)
-    if ours is None or theirs is None or not ours.rate or not theirs.rate:
+    present = {result.contender.engine for result in results}
+    winners = [best(results, engine) for engine in RIVALS if engine in present]
+    rates = [winner.rate for winner in winners if winner is not None and winner.rate]
+    if ours is None or not ours.rate or not rates or len(rates) < len(winners):
         return None
-    return ours.rate / theirs.rate
+    return ours.rate / max(rates)
 
 
 def rounds_for(seconds: float, rounds: int) -> int:

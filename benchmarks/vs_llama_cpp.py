@@ -49,9 +49,9 @@ from benchmarks.cells import (
     Setting,
     best,
     prune,
-    rival_contenders,
     rivals,
     rounds_for,
+    survey_order,
 )
 from benchmarks.comparison_output import as_data, as_text, measurements
 from benchmarks.engines import Rival
@@ -278,7 +278,7 @@ def compare(shape: str, options: argparse.Namespace) -> dict[str, Any]:
         say(f"{shape}, {name}")
         ours, theirs = CLASSES[name][0], rival_formats(name, shape, options)
         comparison = Comparison(files, options)
-        contenders = [each for engine, formats in theirs.items() for each in rival_contenders(engine, formats)]
+        contenders = survey_order(theirs)
         comparison.survey(contenders, options.cells)
         own = [Contender("qwchat", preset, Setting(kv, kv)) for preset in ours for kv in options.kv]
         comparison.measure(own, options.cells)

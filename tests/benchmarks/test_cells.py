@@ -17,6 +17,7 @@ from benchmarks.cells import (
     rival_contenders,
     rivals,
     rounds_for,
+    survey_order,
 )
 from benchmarks.engines import RIVALS
 
@@ -53,6 +54,20 @@ def test_the_rivals_have_the_same_settings_in_processes_of_their_own() -> None:
     assert [each.setting for each in first] == [each.setting for each in second]
     assert not {each.worker for each in first} & {each.worker for each in second}
     assert not {each.label for each in first} & {each.label for each in second}
+
+
+def test_the_rivals_take_turns_in_the_survey() -> None:
+    order = survey_order({"llama.cpp": ("Q4_0",), "ik_llama.cpp": ("Q4_0", "IQ4_KS")})
+    assert len(set(order)) == len(order) == 24
+    assert list(dict.fromkeys((each.engine, each.format, each.setting.repack) for each in order)) == [
+        ("llama.cpp", "Q4_0", True),
+        ("ik_llama.cpp", "Q4_0", True),
+        ("llama.cpp", "Q4_0", False),
+        ("ik_llama.cpp", "Q4_0", False),
+        ("ik_llama.cpp", "IQ4_KS", True),
+        ("ik_llama.cpp", "IQ4_KS", False),
+    ]
+    assert survey_order({"llama.cpp": ("Q4_0",)}) == list(rival_contenders("llama.cpp", ("Q4_0",)))
 
 
 def test_cells_know_what_they_take() -> None:
@@ -140,6 +155,8 @@ def test_the_best_median_counts() -> None:
     assert ratio([*results, faster]) == pytest.approx(31 / 20)
     assert ratio([*results, slower]) == pytest.approx(31 / 11)
     assert ratio([results[0], slower]) == pytest.approx(31 / 5)
+    # A rival that was not measured might have been the best.
+    assert ratio([*results, ContenderResult(ik(), left_out="out of time for the survey")]) is None
 
 
 def test_long_measurements_are_repeated_less() -> None:
