@@ -51,20 +51,31 @@ def _dot_avx2(builder: Any, total: Any, unsigned: Any, signed: Any) -> Any:
     return total
 
 
+def _pair_dot_avx2(builder: Any, total: Any, unsigned: Any, signed: Any) -> Any:
+    """Emit the dot product from `vpmaddubsw`, for unsigned bytes up to 128 and values from -127 up.
+
+    The sum of two products of at most 128 * 127 fits 16 bits.
+    """
+
+    def one(total: Any, u: Any, s: Any) -> Any:
+        shorts = ir.VectorType(I16, 16)
+        pairs = simd.emit_call(builder, "llvm.x86.avx2.pmadd.ub.sw", shorts, u, s)
+        sums = simd.emit_call(builder, "llvm.x86.avx2.pmadd.wd", total.type, pairs, constant(shorts, 1))
+        return builder.add(total, sums)
+
+    return per_register(builder, bit_count(total) // 256, one, total, unsigned, signed)
+
+
 def _signed_dot_avx2(builder: Any, total: Any, weights: Any, values: Any) -> Any:
     """Emit the dot product of signed bytes from `vpmaddubsw`.
 
-    It multiplies the magnitudes of the weights with `values`, which get the signs of the weights. The sum of two
-    products of at most 128 * 127 fits 16 bits.
+    It multiplies the magnitudes of the weights with `values`, which get the signs of the weights.
     """
 
     def one(total: Any, w: Any, x: Any) -> Any:
         size = simd.emit_call(builder, "llvm.abs.v32i8", w.type, w, ir.IntType(1)(0))
         turned = simd.emit_call(builder, "llvm.x86.avx2.psign.b", w.type, x, w)
-        shorts = ir.VectorType(I16, 16)
-        pairs = simd.emit_call(builder, "llvm.x86.avx2.pmadd.ub.sw", shorts, size, turned)
-        sums = simd.emit_call(builder, "llvm.x86.avx2.pmadd.wd", total.type, pairs, constant(shorts, 1))
-        return builder.add(total, sums)
+        return _pair_dot_avx2(builder, total, size, turned)
 
     return per_register(builder, bit_count(total) // 256, one, total, weights, values)
 
@@ -105,6 +116,15 @@ _SIGNED_DOTS: dict[str, Emit] = {"avx2": _signed_dot_avx2, "neon": _signed_dot_n
 def emit_dot(builder: Any, total: Any, unsigned: Any, signed: Any) -> Any:
     """Emit `total[lane] += sum of 4 products` of unsigned and signed bytes, exact in 32 bits."""
     return _DOTS[simd_level.current_level()](builder, total, unsigned, signed)
+
+
+def emit_peak_dot(builder: Any, total: Any, unsigned: Any, signed: Any) -> Any:
+    """Emit the fewest instructions of the level that sum products of bytes, for unsigned bytes up to 127.
+
+    The probe of the machine measures it. Kernels whose weights do not fit need more; see `emit_offset_dot`.
+    """
+    emit = _pair_dot_avx2 if simd_level.current_level() == "avx2" else emit_offset_dot
+    return emit(builder, total, unsigned, signed)
 
 
 def _dot16_in(bits: int, name: str, accumulates: bool) -> Callable[..., Any]:

@@ -30,30 +30,34 @@ def read_memory(start, size, rounds):
     return np.int64(simd.sum_lanes(simd.add(simd.add(a, b), simd.add(c, d))))
 
 
-@intrinsic
-def _dots(typing, rounds, seed):
-    """Run `rounds` rounds of one dot product on each chain; return the sum of all chains.
+def emit_dots(builder, rounds, seed):
+    """Emit `rounds` rounds of one dot product on each chain, and the sum of all chains.
 
     The sum is returned so that LLVM cannot drop a chain.
     """
+    start = simd.emit_splat(builder, builder.trunc(seed, simd.I32), simd_level.lanes())
+    line = ir.VectorType(simd.I8, 4 * simd_level.lanes())
+    operand = builder.bitcast(start, line)
+    chains = [cgutils.alloca_once(builder, start.type) for _ in range(PROBE_CHAINS)]
+    for chain in chains:
+        builder.store(start, chain)
+    with cgutils.for_range(builder, rounds):
+        for chain in chains:
+            # The chain's own value is an operand, so that LLVM cannot merge the chains.
+            mixed = builder.bitcast(builder.load(chain), line)
+            builder.store(dot_products.emit_peak_dot(builder, builder.load(chain), operand, mixed), chain)
+    total = builder.load(chains[0])
+    for chain in chains[1:]:
+        total = builder.add(total, builder.load(chain))
+    return builder.zext(builder.extract_element(total, simd.I32(0)), simd.I64)
+
+
+@intrinsic
+def _dots(typing, rounds, seed):
+    """Return the result of `emit_dots`."""
 
     def generate(context, builder, signature, values):
-        rounds, seed = values
-        start = simd.emit_splat(builder, builder.trunc(seed, simd.I32), simd_level.lanes())
-        line = ir.VectorType(simd.I8, 4 * simd_level.lanes())
-        operand = builder.bitcast(start, line)
-        chains = [cgutils.alloca_once(builder, start.type) for _ in range(PROBE_CHAINS)]
-        for chain in chains:
-            builder.store(start, chain)
-        with cgutils.for_range(builder, rounds):
-            for chain in chains:
-                # The chain's own value is an operand, so that LLVM cannot merge the chains.
-                mixed = builder.bitcast(builder.load(chain), line)
-                builder.store(dot_products.emit_offset_dot(builder, builder.load(chain), operand, mixed), chain)
-        total = builder.load(chains[0])
-        for chain in chains[1:]:
-            total = builder.add(total, builder.load(chain))
-        return builder.zext(builder.extract_element(total, simd.I32(0)), simd.I64)
+        return emit_dots(builder, *values)
 
     return types.int64(types.int64, types.int64), generate
 

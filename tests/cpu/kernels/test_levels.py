@@ -39,6 +39,10 @@ def _emit_products(builder: Any, out: Any, unsigned: Any, signed: Any) -> None:
     total = dot_products.emit_offset_dot(builder, simd.emit_load(builder, beyond, simd.V16I), weights, operands[1])
     missing = dot_products.emit_dot(builder, simd.constant(simd.V16I, 0), simd.constant(simd.V64B, offset), operands[1])
     simd.emit_store(builder, beyond, builder.add(total, missing))
+    small = builder.and_(operands[0], simd.constant(simd.V64B, 127))
+    last = builder.add(out, simd.I64(128))
+    total = dot_products.emit_peak_dot(builder, simd.emit_load(builder, last, simd.V16I), small, operands[1])
+    simd.emit_store(builder, last, total)
 
 
 _products = simd.operation(types.void, (types.int64,) * 3, _emit_products)
@@ -50,17 +54,26 @@ def _run_products(out, unsigned, signed):  # type: ignore[no-untyped-def]
 
 
 def products(rng: np.random.Generator) -> NDArray[np.int32]:
-    """Return both dot products of 64 bytes, extremes among random ones, after a comparison with NumPy."""
+    """Return three dot products of 64 bytes, extremes among random ones, after a comparison with NumPy.
+
+    The last one is of weights modulo 128.
+    """
     results = []
     for weights in ((0, 255), (0, 2), (254, 256), (127, 130), (0, 256)):
         for values in ((-127, -126), (127, 128), (-127, 128)):
             unsigned = rng.integers(*weights, 64).astype(np.uint8)
             signed = rng.integers(*values, 64).astype(np.int8)
-            start = rng.integers(-(2**20), 2**20, (2, 16)).astype(np.int32)
+            start = rng.integers(-(2**20), 2**20, (3, 16)).astype(np.int32)
             found = start.copy()
             _run_products(found.ctypes.data, unsigned.ctypes.data, signed.ctypes.data)
-            sums = (unsigned.astype(np.int32) * signed).reshape(16, 4).sum(1)
-            assert np.array_equal(found, start + sums), (simd_level.current_level(), weights, values)
+            sums, small = (
+                (factor.astype(np.int32) * signed).reshape(16, 4).sum(1) for factor in (unsigned, unsigned & 127)
+            )
+            assert np.array_equal(found, start + np.stack((sums, sums, small))), (
+                simd_level.current_level(),
+                weights,
+                values,
+            )
             results.append(found)
     return np.concatenate(results)
 

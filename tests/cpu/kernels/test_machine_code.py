@@ -17,7 +17,8 @@ from llvmlite import ir
 from numba.core import cgutils
 
 from quant.native import simd_level
-from qwchat.cpu.kernels import dot_products, jit, simd
+from qwchat.cpu.kernels import dot_products, jit, probe_loops, simd
+from qwchat.cpu.kernels.kernel_store import PROBE_CHAINS
 from tests.cpu.kernels import assembly, machine_code_listing
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -193,6 +194,26 @@ def test_a_loop_of_too_many_sums_is_found(name: str, monkeypatch: pytest.MonkeyP
         assert all(loop.count(pattern) % count == 0 for loop in loops)
         assert [bool(loop.spills()) for loop in loops] == [spills] * len(loops)
         assert loops
+
+
+@pytest.mark.parametrize("name", LEVELS)
+def test_the_probe_measures_the_shortest_dot_product(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check that the loop of the int8 peak has no step of our own arithmetic, such as the signs on AVX2."""
+    monkeypatch.setattr(simd_level, "current_level", lambda: name)
+    module = ir.Module("probe")
+    function = ir.Function(module, ir.FunctionType(simd.I64, [simd.I64] * 2), "probe")
+    builder = ir.IRBuilder(function.append_basic_block())
+    builder.ret(probe_loops.emit_dots(builder, *function.args))
+    (found,) = assembly.functions(compiled(module, name))
+    loops = [loop for loop in found.innermost_loops() if loop.count(DOT[name][0])]
+    assert loops
+    steps = {"avx2": ("vpmaddubsw", "vpmaddwd", "vpaddd")}.get(name, (DOT[name][0].split(" ")[0],))
+    for loop in loops:
+        rounds = loop.count(DOT[name][0]) // PROBE_CHAINS
+        assert rounds > 0
+        assert [loop.count(step) for step in steps] == [rounds * PROBE_CHAINS] * len(steps)
+        assert loop.count(r"v?p?(sign|abs)\w* ") == 0
+        assert not loop.spills()
 
 
 X86 = """
