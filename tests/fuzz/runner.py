@@ -120,7 +120,7 @@ def _keep_parser() -> None:
 
     from qwchat.cli import app
 
-    app._app = functools.cache(app._app)
+    app.make_command_line = functools.cache(app.make_command_line)
     typer.main.get_command = functools.cache(typer.main.get_command)
 
 
