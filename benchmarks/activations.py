@@ -20,8 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
+from benchmarks.context_timing import time_reply
 from benchmarks.imported_formats import ResidentModel
 from benchmarks.measurements import Conditions, Limit, Measurement, add_results_option, append
 from benchmarks.random_model import shape_config
@@ -87,15 +86,8 @@ def measure(shape: str, name: str, rounds: int, threads: int) -> Pair:
 
 def _seconds(context: CachedContext) -> dict[str, float]:
     """Return the time of one prompt, and of the tokens after it."""
-    ids, chunk = np.arange(PROMPT + REPLY, dtype=np.int64), context.decoder.chunk
-    context.truncate(0)
-    began = time.perf_counter()
-    for start in range(0, PROMPT, chunk):
-        context.evaluate(ids[start : min(start + chunk, PROMPT)], chunk)
-    read = time.perf_counter()
-    for place in range(PROMPT, PROMPT + REPLY):
-        context.evaluate(ids[place : place + 1], 0)
-    return {"decode": time.perf_counter() - read, "prefill": read - began}
+    prefill, decode = time_reply(context, PROMPT, REPLY, time.perf_counter)
+    return {"decode": decode, "prefill": prefill}
 
 
 def as_table(pairs: Sequence[Pair]) -> str:

@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.context_timing import time_reply
 from benchmarks.measurements import Conditions, Limit, Measurement, add_results_option, append
 from benchmarks.random_model import shape_config
 from quant.families import expected_tensors
@@ -128,17 +129,8 @@ class Subject:
 
     def measure(self) -> dict[str, float]:
         """Return the rates of one prompt and of the tokens after it, per second of CPU time."""
-        context, ids = self.context, np.arange(PROMPT + REPLY, dtype=np.int64)
-        chunk = context.decoder.chunk
-        context.truncate(0)
-        began = time.process_time()
-        for start in range(0, PROMPT, chunk):
-            context.evaluate(ids[start : min(start + chunk, PROMPT)], chunk)
-        read = time.process_time()
-        for place in range(PROMPT, PROMPT + REPLY):
-            context.evaluate(ids[place : place + 1], 0)
-        end = time.process_time()
-        return {"decode": self.nbytes * REPLY / (end - read), "prefill": PROMPT / (read - began)}
+        prefill, decode = time_reply(self.context, PROMPT, REPLY, time.process_time)
+        return {"decode": self.nbytes * REPLY / decode, "prefill": PROMPT / prefill}
 
 
 def measure(config: ModelConfig, names: Sequence[str], rounds: int) -> list[Subject]:

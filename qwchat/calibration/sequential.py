@@ -108,7 +108,7 @@ class SequentialCalibration:
     def _tied_head(self) -> InputMoments:
         """Return the moments of the head of a tied model, which is quantised before anything else.
 
-        There is no quantised stream yet: they are those of the unquantised model.
+        They are those of the unquantised model, since the quantised stream begins later.
         """
         stream = self._tensors.embed(self._ids)
         for layer in range(self._tensors.config.num_layers):

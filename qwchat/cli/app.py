@@ -99,10 +99,14 @@ def make_command_line(*, completing: bool) -> CliGroup:
     app.callback(invoke_without_command=True)(root)
     line = _made(app)
     line.commands = LazyCommands(
-        {command.name: (command.help, functools.partial(_command, command)) for command in COMMANDS}
-        | {group.name: (group.help, functools.partial(_group, group)) for group in GROUPS}
+        _makers(COMMANDS) | {group.name: (group.help, functools.partial(_group, group)) for group in GROUPS}
     )
     return line
+
+
+def _makers(commands: Sequence[Command]) -> dict[str, tuple[str, Callable[[], Any]]]:
+    """Return the help of each command and the function that makes it, by name."""
+    return {command.name: (command.help, functools.partial(_command, command)) for command in commands}
 
 
 def _command(command: Command) -> Any:
@@ -127,9 +131,7 @@ def _group(group: Group) -> CliGroup:
     run = functools.partial(_run_default, first.function, defaults())
     app.callback(invoke_without_command=True)(typer_callback(defaults, run))
     made = _made(app)
-    made.commands = LazyCommands(
-        {command.name: (command.help, functools.partial(_command, command)) for command in group.commands}
-    )
+    made.commands = LazyCommands(_makers(group.commands))
     return made
 
 
